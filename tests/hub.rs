@@ -373,6 +373,9 @@ fn the_first_hash_seen_is_recorded_and_a_later_change_refused() {
     let lock = fs::read_to_string(&s.options.lock_file).unwrap();
     assert!(lock.contains(&sha256(&s.weights)), "{lock}");
     assert!(lock.contains("Test Licence"), "{lock}");
+    s.hub.take_log();
+    s.assert_right(&s.fetch_ok());
+    assert!(s.hub.take_log().is_empty(), "a cached branch was asked for");
 
     fs::remove_dir_all(&s.options.cache_dir).unwrap();
     let other = noise(3_000_000, 8);

@@ -117,7 +117,7 @@ impl<'a> Downloader<'a> {
                     counted = 0;
                 }
                 Ok(Message::Bytes(bytes)) => {
-                    counted += bytes;
+                    counted = (counted + bytes).min(size.unwrap_or(u64::MAX));
                     if counted > shown {
                         shown = counted;
                         observe(FetchEvent::Download {
