@@ -435,6 +435,17 @@ fn what_is_not_supported_is_named() {
         &euler(r#""num_train_timesteps": 0"#),
         &["num_train_timesteps"],
     );
+    let huge = r#""num_train_timesteps": 1000000000000"#;
+    refused(&euler(huge), &["num_train_timesteps"]);
+    refused(&euler(r#""steps_offset": 5000"#), &["steps_offset", "5000"]);
+    refused(
+        r#"{"_class_name": "DDIMScheduler", "clip_sample_range": -1.0}"#,
+        &["clip_sample_range", "-1"],
+    );
+    refused(
+        &euler(r#""sigma_min": -1.0, "use_karras_sigmas": true"#),
+        &["euler-karras"],
+    );
     refused(
         &euler(r#""trained_betas": [0.1, 0.2]"#),
         &["trained_betas", "2 values"],

@@ -5,6 +5,9 @@ use super::{
     SchedulerKind, TimestepSpacing, TimestepType,
 };
 
+/// Far above any model's, and far below what would fill the memory.
+const MAX_TRAIN_TIMESTEPS: usize = 1_000_000;
+
 /// Every setting of a sampler, defaults filled in.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
@@ -121,8 +124,16 @@ impl Settings {
     /// Settings that no sampler can work with.
     fn check(&self) -> Result<(), SchedulerError> {
         let trained = self.num_train_timesteps;
-        if trained == 0 {
-            return Err(bad("num_train_timesteps", 0, "it must be at least 1"));
+        if !(1..=MAX_TRAIN_TIMESTEPS).contains(&trained) {
+            let needs = "it must be between 1 and 1000000";
+            return Err(bad("num_train_timesteps", trained, needs));
+        }
+        if self.steps_offset > trained {
+            let needs = "it must be within num_train_timesteps";
+            return Err(bad("steps_offset", self.steps_offset, needs));
+        }
+        if let Some(range) = self.clip_x0.filter(|range| *range < 0.0) {
+            return Err(bad("clip_sample_range", range, "it must be 0 or more"));
         }
         if let Betas::Trained(betas) = &self.betas
             && betas.len() != trained
