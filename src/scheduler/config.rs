@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// diffusers' `scheduler_config.json`: the settings that any supported class
 /// knows. A missing key (or null) means that class's own default, which
-/// differs between classes: see [`Settings::resolve`].
+/// differs between classes.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct SchedulerConfig {
