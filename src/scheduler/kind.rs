@@ -1,10 +1,12 @@
 //! The samplers' names.
 
 use super::SchedulerError;
+use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
 /// A sampler, as `--scheduler` names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum SchedulerKind {
     Euler,
     EulerKarras,
@@ -89,4 +91,18 @@ impl FromStr for SchedulerKind {
 /// Every name, for messages.
 pub(super) fn names() -> String {
     SchedulerKind::ALL.map(SchedulerKind::name).join(", ")
+}
+
+impl TryFrom<String> for SchedulerKind {
+    type Error = SchedulerError;
+
+    fn try_from(name: String) -> Result<Self, SchedulerError> {
+        name.parse()
+    }
+}
+
+impl From<SchedulerKind> for String {
+    fn from(kind: SchedulerKind) -> Self {
+        kind.name().to_owned()
+    }
 }

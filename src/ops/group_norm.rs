@@ -1,0 +1,225 @@
+//! Group normalisation of channels-last images, with the activation that follows it.
+//!
+//! Statistics are exact: each block of pixels gives its channels' means and squared deviations (two
+//! passes over a block that stays in cache), and the blocks are merged in f64 by the update of Chan,
+//! Golub and LeVeque (1979). The plain difference of squares would lose the variance of channels
+//! with a large mean.
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_nn::VarBuilder;
+use rayon::prelude::*;
+
+use super::Activation;
+use super::cpu::{Values, store, vectorised};
+
+/// A group norm: weight and bias [C].
+#[derive(Clone, Debug)]
+pub struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: usize,
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// Reads `weight` and `bias`.
+    pub fn load(channels: usize, groups: usize, eps: f64, vb: VarBuilder) -> Result<Self> {
+        Ok(Self::new(
+            vb.get(channels, "weight")?,
+            vb.get(channels, "bias")?,
+            groups,
+            eps,
+        ))
+    }
+
+    /// A norm of the given tensors, [C] each.
+    pub fn new(weight: Tensor, bias: Tensor, groups: usize, eps: f64) -> Self {
+        Self {
+            weight,
+            bias,
+            groups,
+            eps,
+        }
+    }
+
+    /// x [B, .., C] → the same shape.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.run(x, None)
+    }
+
+    /// x [B, .., C] → the same shape, the activation applied in the same pass.
+    pub fn forward_activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        self.run(x, Some(activation))
+    }
+
+    fn run(&self, x: &Tensor, activation: Option<Activation>) -> Result<Tensor> {
+        let op = GroupNormOp {
+            groups: self.groups,
+            eps: self.eps,
+            activation,
+        };
+        x.contiguous()?
+            .apply_op3_no_bwd(&self.weight, &self.bias, &op)
+    }
+}
+
+/// Values in a block of pixels: fits in a core's first-level cache.
+const BLOCK_VALUES: usize = 8 << 10;
+
+struct GroupNormOp {
+    groups: usize,
+    eps: f64,
+    activation: Option<Activation>,
+}
+
+/// Count, mean and sum of squared deviations of each group.
+#[derive(Clone)]
+struct Moments {
+    count: f64,
+    mean: Vec<f64>,
+    squares: Vec<f64>,
+}
+
+impl Moments {
+    fn merge(mut self, other: Self) -> Self {
+        if self.count == 0.0 {
+            return other;
+        }
+        if other.count > 0.0 {
+            let count = self.count + other.count;
+            for g in 0..self.mean.len() {
+                let delta = other.mean[g] - self.mean[g];
+                self.mean[g] += delta * other.count / count;
+                self.squares[g] +=
+                    other.squares[g] + delta * delta * self.count * other.count / count;
+            }
+            self.count = count;
+        }
+        self
+    }
+}
+
+impl GroupNormOp {
+    /// The moments of each group over a block of pixels: block [pixels, C].
+    fn block_moments(&self, block: &[f32], channels: usize) -> Moments {
+        let pixels = block.len() / channels;
+        let width = channels / self.groups;
+        let mut means = vec![0f32; channels];
+        let mut squares = vec![0f32; channels];
+        vectorised(
+            #[inline(always)]
+            || {
+                for pixel in block.chunks_exact(channels) {
+                    for (mean, x) in means.iter_mut().zip(pixel) {
+                        *mean += x;
+                    }
+                }
+                let scale = 1.0 / pixels as f32;
+                means.iter_mut().for_each(|mean| *mean *= scale);
+                for pixel in block.chunks_exact(channels) {
+                    for ((square, x), mean) in squares.iter_mut().zip(pixel).zip(&means) {
+                        *square += (x - mean) * (x - mean);
+                    }
+                }
+            },
+        );
+        let mut moments = Moments {
+            count: (pixels * width) as f64,
+            mean: Vec::with_capacity(self.groups),
+            squares: Vec::with_capacity(self.groups),
+        };
+        for (means, squares) in means.chunks_exact(width).zip(squares.chunks_exact(width)) {
+            let mean = means.iter().map(|&m| f64::from(m)).sum::<f64>() / width as f64;
+            let within = squares.iter().map(|&s| f64::from(s)).sum::<f64>();
+            let between = means
+                .iter()
+                .map(|&m| (f64::from(m) - mean).powi(2))
+                .sum::<f64>();
+            moments.mean.push(mean);
+            moments.squares.push(within + between * pixels as f64);
+        }
+        moments
+    }
+}
+
+impl CustomOp3 for GroupNormOp {
+    fn name(&self) -> &'static str {
+        "group_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let dims = layout.dims();
+        let channels = weight_layout.shape().elem_count();
+        if dims.len() < 2
+            || dims[dims.len() - 1] != channels
+            || !channels.is_multiple_of(self.groups)
+        {
+            candle_core::bail!(
+                "group norm of {channels} channels in {} groups got {dims:?}",
+                self.groups
+            )
+        }
+        let values = Values::of(x, layout)?;
+        let wide = values.widen();
+        let weight = Values::of(weight, weight_layout)?.widen();
+        let bias = Values::of(bias, bias_layout)?.widen();
+        let mut out = vec![0f32; wide.len()];
+        let block = (BLOCK_VALUES / channels).max(1) * channels;
+        let image = (wide.len() / dims[0]).max(1);
+        for (x, out) in wide.chunks_exact(image).zip(out.chunks_exact_mut(image)) {
+            // Merged in the blocks' order, so that the result does not depend on the threads.
+            let blocks: Vec<Moments> = x
+                .par_chunks(block)
+                .map(|block| self.block_moments(block, channels))
+                .collect();
+            let none = Moments {
+                count: 0.0,
+                mean: vec![0.0; self.groups],
+                squares: vec![0.0; self.groups],
+            };
+            let moments = blocks.into_iter().fold(none, Moments::merge);
+            // y = x·scale + shift, by channel.
+            let width = channels / self.groups;
+            let (scale, shift): (Vec<f32>, Vec<f32>) = (0..channels)
+                .map(|c| {
+                    let variance = moments.squares[c / width] / moments.count;
+                    let scale = f64::from(weight[c]) / (variance + self.eps).sqrt();
+                    (
+                        scale as f32,
+                        (f64::from(bias[c]) - moments.mean[c / width] * scale) as f32,
+                    )
+                })
+                .unzip();
+            out.par_chunks_mut(block)
+                .zip(x.par_chunks(block))
+                .for_each(|(out, x)| {
+                    vectorised(
+                        #[inline(always)]
+                        || {
+                            for (out, x) in
+                                out.chunks_exact_mut(channels).zip(x.chunks_exact(channels))
+                            {
+                                for (((out, x), scale), shift) in
+                                    out.iter_mut().zip(x).zip(&scale).zip(&shift)
+                                {
+                                    *out = x * scale + shift;
+                                }
+                            }
+                        },
+                    );
+                    if let Some(activation) = self.activation {
+                        activation.apply(out);
+                    }
+                });
+        }
+        Ok((store(out, values.dtype())?, layout.shape().clone()))
+    }
+}

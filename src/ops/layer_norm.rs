@@ -1,0 +1,97 @@
+//! Layer normalisation over the last dimension.
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_nn::VarBuilder;
+use rayon::prelude::*;
+
+use super::cpu::{Values, store, vectorised};
+
+/// A layer norm: weight and bias [C].
+#[derive(Clone, Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Reads `weight` and `bias`.
+    pub fn load(channels: usize, eps: f64, vb: VarBuilder) -> Result<Self> {
+        Ok(Self::new(
+            vb.get(channels, "weight")?,
+            vb.get(channels, "bias")?,
+            eps,
+        ))
+    }
+
+    /// A norm of the given tensors, [C] each.
+    pub fn new(weight: Tensor, bias: Tensor, eps: f64) -> Self {
+        Self { weight, bias, eps }
+    }
+
+    /// x [.., C] → the same shape.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        x.contiguous()?
+            .apply_op3_no_bwd(&self.weight, &self.bias, &LayerNormOp { eps: self.eps })
+    }
+}
+
+struct LayerNormOp {
+    eps: f64,
+}
+
+/// Sum in eight interleaved parts, so that the loop vectorises.
+#[inline(always)]
+fn sum(values: impl ExactSizeIterator<Item = f32>) -> f32 {
+    let mut parts = [0f32; 16];
+    for (i, value) in values.enumerate() {
+        parts[i % 16] += value;
+    }
+    parts.iter().sum()
+}
+
+impl CustomOp3 for LayerNormOp {
+    fn name(&self) -> &'static str {
+        "layer_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let channels = weight_layout.shape().elem_count();
+        if layout.dims().last() != Some(&channels) {
+            candle_core::bail!("layer norm of {channels} channels got {:?}", layout.dims())
+        }
+        let values = Values::of(x, layout)?;
+        let wide = values.widen();
+        let weight = Values::of(weight, weight_layout)?.widen();
+        let bias = Values::of(bias, bias_layout)?.widen();
+        let mut out = vec![0f32; wide.len()];
+        let count = channels as f32;
+        out.par_chunks_mut(channels)
+            .zip(wide.par_chunks(channels))
+            .with_min_len(16)
+            .for_each(|(out, x)| {
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        let mean = sum(x.iter().copied()) / count;
+                        let variance = sum(x.iter().map(|x| (x - mean) * (x - mean))) / count;
+                        let scale = 1.0 / (variance + self.eps as f32).sqrt();
+                        for (((out, x), weight), bias) in
+                            out.iter_mut().zip(x).zip(weight.iter()).zip(bias.iter())
+                        {
+                            *out = (x - mean) * scale * weight + bias;
+                        }
+                    },
+                )
+            });
+        Ok((store(out, values.dtype())?, layout.shape().clone()))
+    }
+}

@@ -1,0 +1,402 @@
+//! A prompt becomes an image. The file to read first.
+//!
+//! Four stages: text encode → denoise → VAE decode → post-process. Each owns its weights; the
+//! pipeline composes them and tells an [`Observer`] what happens.
+//!
+//! Source: huggingface/diffusers, `pipelines/stable_diffusion_xl/` (text-to-image and image-to-image).
+
+use candle_core::{DType, Device, Tensor};
+use image::RgbImage;
+
+use crate::conditioning::{Conditioning, TextStage, TextTower, time_ids};
+use crate::config::{UnetConfig, VaeConfig};
+use crate::denoise::{Guidance, Noise, denoise, draw};
+use crate::error::{Error, Result};
+use crate::observe::{Event, Observer, Stage, stage, step};
+use crate::request::{Dtype, Precision, Request, Rng, Size};
+use crate::rng::{Philox, TorchCpu};
+use crate::scheduler::{Schedule, ScheduleOptions, SchedulerConfig};
+use crate::unet::{Prepared, Unet};
+use crate::vae::Vae;
+use crate::weights::checkpoint::{Checkpoint, Component};
+
+/// A model in memory, ready to make images.
+#[derive(Debug)]
+pub struct Pipeline {
+    text: TextStage,
+    unet: Unet,
+    vae: Vae,
+    scheduler: SchedulerConfig,
+    device: Device,
+}
+
+/// What a run starts from, besides the request's seed.
+#[derive(Debug, Default)]
+pub struct Start {
+    /// Noise of unit variance to start from, [B, L, H / factor, W / factor].
+    pub latents: Option<Tensor>,
+    /// The picture to start from, of the request's size.
+    pub init_image: Option<RgbImage>,
+}
+
+impl Pipeline {
+    /// Reads a checkpoint: each component in its number type, on `device`.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        precision: Precision,
+        device: &Device,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        let towers: Vec<_> = [
+            (Component::Tokenizer, Component::TextEncoder),
+            (Component::Tokenizer2, Component::TextEncoder2),
+        ]
+        .into_iter()
+        .filter(|(_, encoder)| checkpoint.has(*encoder))
+        .collect();
+        if !towers
+            .iter()
+            .any(|(_, encoder)| *encoder == Component::TextEncoder2)
+        {
+            return Err(Error::checkpoint(
+                "model_index.json",
+                "no `text_encoder_2`: not an SDXL model",
+            ));
+        }
+        let steps = towers.len() + 2;
+        stage(observer, Stage::Load, steps, |observer| {
+            let scheduler = checkpoint
+                .folder(Component::Scheduler)?
+                .json("scheduler_config.json")?;
+            let mut parts = Vec::new();
+            for (i, tower) in towers.iter().enumerate() {
+                parts.push(step(observer, Stage::Load, i, |_| {
+                    TextTower::load(checkpoint, *tower, precision.text_encoder.candle(), device)
+                })?);
+            }
+            let unet = step(observer, Stage::Load, steps - 2, |_| {
+                let config = UnetConfig::load(checkpoint.folder(Component::Unet)?)?;
+                let weights =
+                    checkpoint.weights(Component::Unet, precision.unet.candle(), device)?;
+                Unet::load(config, weights)
+            })?;
+            let vae = step(observer, Stage::Load, steps - 1, |_| {
+                let config = VaeConfig::load(checkpoint.folder(Component::Vae)?)?;
+                // SDXL's own VAE overflows in f16; its config says so, and the reference decodes it
+                // in f32 too.
+                let dtype = match precision.vae {
+                    Dtype::F16 if config.force_upcast => DType::F32,
+                    dtype => dtype.candle(),
+                };
+                let weights = checkpoint.weights(Component::Vae, dtype, device)?;
+                Vae::load(config, weights)
+            })?;
+            Ok(Self {
+                text: TextStage::new(parts, checkpoint.force_zeros_for_empty_prompt()),
+                unet,
+                vae,
+                scheduler,
+                device: device.clone(),
+            })
+        })
+    }
+
+    /// Makes the request's images.
+    pub fn generate(
+        &self,
+        request: &Request,
+        start: Start,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<RgbImage>> {
+        request.validate()?;
+        let schedule = self.schedule(request)?;
+        let shape = self.latent_shape(request)?;
+        let mut noise = self.noise_sources(request);
+
+        let prepared = stage(observer, Stage::TextEncode, 1, |observer| {
+            self.encode_text(request, observer)
+        })?;
+        let clean = match &start.init_image {
+            None => None,
+            Some(image) => Some(stage(observer, Stage::VaeEncode, 1, |_| {
+                self.encode_image(image, &shape, &mut noise)
+            })?),
+        };
+        let steps = schedule.steps.len();
+        let latents = stage(observer, Stage::Denoise, steps, |observer| {
+            let timesteps: Vec<f32> = schedule.steps.iter().map(|s| s.timestep as f32).collect();
+            let timesteps = Tensor::from_vec(timesteps, steps, &self.device)?;
+            observer.on(Event::Tensor {
+                name: "timesteps",
+                value: &timesteps,
+            })?;
+
+            let unit = match start.latents {
+                Some(latents) => self.given_latents(latents, &shape)?,
+                None => draw(&mut noise, &shape, &self.device)?, // [B, L, h, w]
+            };
+            let latents = match &clean {
+                None => (unit * schedule.init_noise_sigma)?,
+                Some(clean) => {
+                    let [signal, sigma] = schedule.steps[0].noised;
+                    ((clean * signal)? + (unit * sigma)?)?
+                }
+            };
+            let guidance = Guidance {
+                scale: request.guidance,
+                rescale: request.guidance_rescale,
+            };
+            denoise(
+                &self.unet, &schedule, &prepared, guidance, latents, &mut noise, observer,
+            )
+        })?;
+        observer.on(Event::Tensor {
+            name: "latents_final",
+            value: &latents,
+        })?;
+
+        let pixels = self.decode(&latents, request.vae_tile, observer)?; // [B, 3, H, W]
+        stage(observer, Stage::PostProcess, 1, |observer| {
+            let pixels = ((pixels / 2.0)? + 0.5)?.clamp(0f32, 1f32)?;
+            observer.on(Event::Tensor {
+                name: "pixels",
+                value: &pixels,
+            })?;
+            (0..request.count)
+                .map(|i| to_image(&pixels.get(i)?))
+                .collect()
+        })
+    }
+
+    /// Edge lengths must be multiples of this.
+    pub fn size_step_px(&self) -> usize {
+        self.vae.config().factor()
+    }
+
+    /// The size that the UNet was made for; 1024×1024 where its config does not say.
+    pub fn default_size(&self) -> Size {
+        let factor = self.vae.config().factor();
+        match self.unet.config().sample_size {
+            Some([height, width]) => Size {
+                height_px: height * factor,
+                width_px: width * factor,
+            },
+            None => Size {
+                height_px: 1024,
+                width_px: 1024,
+            },
+        }
+    }
+
+    /// What the text encoders will not read of over-long prompts, one line each.
+    pub fn prompt_cut(&self, request: &Request) -> Result<Vec<String>> {
+        self.text.cut(request)
+    }
+
+    /// The steps that the request asks for.
+    pub fn schedule(&self, request: &Request) -> Result<Schedule> {
+        let options = ScheduleOptions {
+            steps: request.steps,
+            scheduler: request.scheduler,
+            timestep_spacing: request.timestep_spacing,
+            ..ScheduleOptions::default()
+        };
+        let schedule = Schedule::new(&self.scheduler, &options)?;
+        Ok(match &request.init_image {
+            Some(init) => schedule.from_strength(init.strength)?,
+            None => schedule,
+        })
+    }
+
+    /// [B, L, h, w] of the request's latents.
+    fn latent_shape(&self, request: &Request) -> Result<[usize; 4]> {
+        let step = self.size_step_px();
+        let (width, height) = (request.width_px, request.height_px);
+        if !width.is_multiple_of(step) || !height.is_multiple_of(step) {
+            return Err(Error::Request(format!(
+                "the size {height}x{width} (height x width) is not a multiple of {step} pixels, \
+                 which this model needs; nearest: {}x{}",
+                nearest(height, step),
+                nearest(width, step)
+            )));
+        }
+        Ok([
+            request.count,
+            self.vae.config().latent_channels,
+            height / step,
+            width / step,
+        ])
+    }
+
+    fn noise_sources(&self, request: &Request) -> Noise {
+        (0..request.count as u64)
+            .map(|i| request.seed + i)
+            .map(|seed| match request.rng {
+                Rng::Torch => Box::new(TorchCpu::new(seed)) as _,
+                Rng::Philox => Box::new(Philox::new(seed)) as _,
+            })
+            .collect()
+    }
+
+    /// Stage 1: prompts → what the UNet needs of them at every step.
+    fn encode_text(&self, request: &Request, observer: &mut dyn Observer) -> Result<Prepared> {
+        let guided = self.text.encode(request)?;
+        // A network that embeds the guidance scale was distilled to need no negative side.
+        let embeds_guidance = self.unet.config().time_cond_proj_dim.is_some();
+        let negative = guided.negative.as_ref().filter(|_| !embeds_guidance);
+        let named = [("", Some(&guided.positive)), ("negative_", negative)];
+        for (prefix, side) in named {
+            let Some(Conditioning { context, pooled }) = side else {
+                continue;
+            };
+            for (name, value) in [("context", context), ("pooled", pooled)] {
+                let name = format!("{prefix}{name}");
+                check_finite(Stage::TextEncode, &name, value)?;
+                let value = repeat_rows(value, request.count)?; // [B, ..]
+                observer.on(Event::Tensor {
+                    name: &name,
+                    value: &value,
+                })?;
+            }
+        }
+        let config = self.unet.config();
+        let sizes = config
+            .projection_class_embeddings_input_dim
+            .saturating_sub(self.text.pooled_width())
+            / config.addition_time_embed_dim.max(1);
+        let [ids, negative_ids] = time_ids(request, sizes)?;
+        // Guidance order: negative, positive.
+        let (rows, ids): (Vec<&Conditioning>, Vec<Vec<f32>>) = match negative {
+            Some(negative) => (vec![negative, &guided.positive], vec![negative_ids, ids]),
+            None => (vec![&guided.positive], vec![ids]),
+        };
+        let context: Vec<&Tensor> = rows.iter().map(|row| &row.context).collect();
+        let pooled: Vec<&Tensor> = rows.iter().map(|row| &row.pooled).collect();
+        self.unet.prepare(
+            &Tensor::cat(&context, 0)?, // [R, N, C]
+            &Tensor::cat(&pooled, 0)?,  // [R, P]
+            &ids,
+            request.guidance,
+        )
+    }
+
+    /// Image-to-image: picture → scaled latents, one sample of its distribution for each image.
+    fn encode_image(
+        &self,
+        image: &RgbImage,
+        shape: &[usize; 4],
+        noise: &mut Noise,
+    ) -> Result<Tensor> {
+        let [batch, latent, h, w] = *shape;
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        let factor = self.size_step_px();
+        if (height, width) != (h * factor, w * factor) {
+            return Err(Error::Request(format!(
+                "the initial image is {height}x{width}, the request {}x{}",
+                h * factor,
+                w * factor
+            )));
+        }
+        let bytes = Tensor::from_slice(image.as_raw(), (1, height, width, 3), &self.device)?;
+        let pixels = bytes.to_dtype(DType::F32)?.permute((0, 3, 1, 2))?; // [1, 3, H, W]
+        // The reference goes through 0…1, which rounds differently from one multiplication.
+        let pixels = ((pixels / 255.0)? * 2.0)?.affine(1.0, -1.0)?;
+        let posterior = self.vae.encode(&pixels)?;
+        check_finite(Stage::VaeEncode, "latents", &posterior.mean)?;
+        let samples = (0..batch)
+            .map(|i| {
+                let own = &mut noise[i..i + 1];
+                let values = own[0].randn(latent * h * w);
+                let unit = Tensor::from_vec(values, (1, latent, h, w), &self.device)?;
+                posterior.sample(&unit)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        self.vae.scale(&Tensor::cat(&samples, 0)?)
+    }
+
+    fn given_latents(&self, latents: Tensor, shape: &[usize; 4]) -> Result<Tensor> {
+        if latents.dims() != shape {
+            return Err(Error::Request(format!(
+                "the latents given are {:?}, the request needs {shape:?}",
+                latents.dims()
+            )));
+        }
+        Ok(latents.to_dtype(DType::F32)?.to_device(&self.device)?)
+    }
+
+    /// Stage 3: latents [B, L, h, w] → pixels [B, 3, H, W] around −1…1. One image at a time, since
+    /// this stage's memory grows with every pixel.
+    fn decode(
+        &self,
+        latents: &Tensor,
+        tile: Option<usize>,
+        observer: &mut dyn Observer,
+    ) -> Result<Tensor> {
+        let (batch, _, height, width) = latents.dims4()?;
+        let tiles = tile.map_or(1, |tile| self.vae.tile_count((height, width), tile));
+        stage(observer, Stage::VaeDecode, batch * tiles, |observer| {
+            let latents = self.vae.unscale(latents)?;
+            let mut images = Vec::with_capacity(batch);
+            for i in 0..batch {
+                let one = latents.narrow(0, i, 1)?;
+                let image = match tile.filter(|_| tiles > 1) {
+                    None => step(observer, Stage::VaeDecode, i, |_| self.vae.decode(&one))?,
+                    Some(tile) => self.vae.decode_tiled(&one, tile, |at, decode| {
+                        step(observer, Stage::VaeDecode, i * tiles + at, |_| decode())
+                    })?,
+                };
+                check_finite(Stage::VaeDecode, "pixels", &image)?;
+                images.push(image);
+            }
+            Ok(Tensor::cat(&images, 0)?)
+        })
+    }
+}
+
+/// The multiple of `step` nearest to `edge`, at least one step.
+fn nearest(edge: usize, step: usize) -> usize {
+    ((edge + step / 2) / step).max(1) * step
+}
+
+/// [1, ..] → [count, ..].
+fn repeat_rows(row: &Tensor, count: usize) -> Result<Tensor> {
+    Ok(Tensor::cat(&vec![row; count], 0)?)
+}
+
+/// Stage 4: pixels [3, H, W] in 0…1 → 8-bit RGB, rounded to even as the reference rounds.
+fn to_image(pixels: &Tensor) -> Result<RgbImage> {
+    let (_, height, width) = pixels.dims3()?;
+    let values = pixels.permute((1, 2, 0))?.flatten_all()?.to_vec1::<f32>()?; // H·W·3
+    let bytes = values
+        .into_iter()
+        .map(|v| (v * 255.0).round_ties_even() as u8)
+        .collect();
+    Ok(RgbImage::from_raw(width as u32, height as u32, bytes).expect("3 bytes for each pixel"))
+}
+
+/// An error that names the stage, if a value is NaN or infinite.
+pub fn check_finite(stage: Stage, tensor: &str, value: &Tensor) -> Result<()> {
+    let values = value
+        .to_dtype(DType::F32)?
+        .flatten_all()?
+        .to_vec1::<f32>()?;
+    let bad = values.iter().filter(|v| !v.is_finite()).count();
+    if bad == 0 {
+        return Ok(());
+    }
+    let component = match stage {
+        Stage::TextEncode => "text",
+        Stage::VaeEncode | Stage::VaeDecode => "vae",
+        _ => "unet",
+    };
+    Err(Error::NotFinite {
+        stage,
+        tensor: tensor.to_owned(),
+        bad,
+        way_out: format!(
+            "half precision overflows in some models: try --dtype {component}=bf16 or \
+             {component}=f32; if it is f32 already, the checkpoint's weights are damaged or the \
+             guidance is far too high"
+        ),
+    })
+}

@@ -1,0 +1,53 @@
+//! Attention as the UNet's transformers use it.
+
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+
+use crate::error::Result;
+use crate::ops::{Linear, Mask, attention};
+
+/// Attention's projections. Source: diffusers, `models/attention_processor.py`, `Attention`.
+#[derive(Debug)]
+pub struct Attention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    heads: usize,
+}
+
+/// Keys and values, [B, N, C] each.
+#[derive(Clone, Debug)]
+pub struct KeyValues {
+    keys: Tensor,
+    values: Tensor,
+}
+
+impl Attention {
+    /// Reads the projections: queries from `width` channels, keys and values from `context_width`.
+    pub fn load(width: usize, context_width: usize, heads: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            to_q: Linear::load_no_bias(width, width, vb.pp("to_q"))?,
+            to_k: Linear::load_no_bias(context_width, width, vb.pp("to_k"))?,
+            to_v: Linear::load_no_bias(context_width, width, vb.pp("to_v"))?,
+            to_out: Linear::load(width, width, vb.pp("to_out.0"))?,
+            heads,
+        })
+    }
+
+    /// context [B, N, C_context] → keys and values.
+    pub fn project(&self, context: &Tensor) -> Result<KeyValues> {
+        Ok(KeyValues {
+            keys: self.to_k.forward(context)?,
+            values: self.to_v.forward(context)?,
+        })
+    }
+
+    /// x [B, H·W, C] → [B, H·W, C]
+    pub fn forward(&self, x: &Tensor, KeyValues { keys, values }: &KeyValues) -> Result<Tensor> {
+        let queries = self.to_q.forward(x)?;
+        Ok(self
+            .to_out
+            .forward(&attention(&queries, keys, values, self.heads, Mask::None)?)?)
+    }
+}

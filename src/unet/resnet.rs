@@ -1,0 +1,102 @@
+//! The residual block that UNet and VAE share.
+
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+
+use crate::config::UnetConfig;
+use crate::error::Result;
+use crate::ops::{Activation, Conv2d, GroupNorm, Linear};
+
+/// Norm, SiLU, convolution, twice, around a skip; the time embedding enters between.
+/// Source: diffusers, `models/resnet.py`, `ResnetBlock2D`.
+#[derive(Debug)]
+pub struct ResnetBlock {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    time_emb_proj: Option<Linear>,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    conv_shortcut: Option<Conv2d>,
+    scale: f64,
+}
+
+/// What a residual block's shape depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct ResnetShape {
+    /// Channels in.
+    pub inputs: usize,
+    /// Channels out.
+    pub outputs: usize,
+    /// Groups of both norms.
+    pub groups: usize,
+    /// Eps of both norms.
+    pub eps: f64,
+    /// Width of the time embedding, where there is one.
+    pub embedding: Option<usize>,
+}
+
+impl ResnetBlock {
+    /// Reads a block of the UNet; its sum is divided by `scale`, or by the config's own factor
+    /// outside the mid block.
+    pub fn load(
+        config: &UnetConfig,
+        inputs: usize,
+        outputs: usize,
+        scale: f64,
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        let shape = ResnetShape {
+            inputs,
+            outputs,
+            groups: config.norm_num_groups,
+            eps: config.norm_eps,
+            embedding: Some(config.time_embedding_width),
+        };
+        Self::load_shape(shape, scale * config.resnet_out_scale_factor, vb)
+    }
+
+    /// Reads a block of any shape.
+    pub fn load_shape(shape: ResnetShape, scale: f64, vb: VarBuilder) -> Result<Self> {
+        let ResnetShape {
+            inputs,
+            outputs,
+            groups,
+            eps,
+            embedding,
+        } = shape;
+        Ok(Self {
+            norm1: GroupNorm::load(inputs, groups, eps, vb.pp("norm1"))?,
+            conv1: Conv2d::load(inputs, outputs, 3, vb.pp("conv1"))?,
+            time_emb_proj: embedding
+                .map(|width| Linear::load(width, outputs, vb.pp("time_emb_proj")))
+                .transpose()?,
+            norm2: GroupNorm::load(outputs, groups, eps, vb.pp("norm2"))?,
+            conv2: Conv2d::load(outputs, outputs, 3, vb.pp("conv2"))?,
+            conv_shortcut: (inputs != outputs)
+                .then(|| Conv2d::load(inputs, outputs, 1, vb.pp("conv_shortcut")))
+                .transpose()?,
+            scale,
+        })
+    }
+
+    /// x [B, H, W, C_in], the activated time embedding [B, T] → [B, H, W, C_out]
+    pub fn forward(&self, x: &Tensor, embedding: Option<&Tensor>) -> Result<Tensor> {
+        let h = self.norm1.forward_activated(x, Activation::Silu)?;
+        let mut h = self.conv1.forward(&h)?; // [B, H, W, C_out]
+        if let (Some(projection), Some(embedding)) = (&self.time_emb_proj, embedding) {
+            let shift = projection.forward(embedding)?; // [B, C_out]
+            h = h.broadcast_add(&shift.unsqueeze(1)?.unsqueeze(1)?)?;
+        }
+        let h = self.norm2.forward_activated(&h, Activation::Silu)?;
+        let h = self.conv2.forward(&h)?;
+        let sum = match &self.conv_shortcut {
+            Some(shortcut) => (shortcut.forward(x)? + h)?,
+            None => (x + h)?,
+        };
+        Ok(if self.scale == 1.0 {
+            sum
+        } else {
+            (sum / self.scale)?
+        })
+    }
+}

@@ -1,0 +1,391 @@
+//! A model's files: components in diffusers' folder layout, tensors memory-mapped.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Shape, Tensor};
+use candle_nn::VarBuilder;
+use candle_nn::var_builder::SimpleBackend;
+use safetensors::SafeTensors;
+use serde::Deserialize;
+
+use super::fetch::{ModelFiles, PartFiles};
+use super::folder::{Bytes, Folder};
+pub use super::manifest::Component;
+use super::micro;
+use crate::error::{Error, Result};
+
+/// `model_index.json`: which parts a model has.
+#[derive(Clone, Debug, Deserialize)]
+struct ModelIndex {
+    #[serde(rename = "_class_name")]
+    class_name: Option<String>,
+    /// No negative prompt stands for zeros, not for an empty text.
+    #[serde(default = "yes")]
+    force_zeros_for_empty_prompt: bool,
+    #[serde(flatten)]
+    rest: HashMap<String, serde_json::Value>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Pipelines whose parts this engine runs.
+const PIPELINES: [&str; 3] = [
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+];
+
+/// One component's files.
+#[derive(Clone, Debug)]
+struct Part {
+    /// Holds its config or vocabulary, and its weights unless they are listed.
+    folder: Folder,
+    /// Its weight files (folder, name), where they are known rather than found in the folder.
+    weights: Vec<(Folder, String)>,
+}
+
+impl Part {
+    fn fetched(files: &PartFiles) -> Self {
+        let split = |path: &Path| {
+            let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            (Folder::Disk(folder), name)
+        };
+        Self {
+            folder: Folder::Disk(files.folder.clone()),
+            weights: files.weights.iter().map(|path| split(path)).collect(),
+        }
+    }
+}
+
+/// A model ready to be loaded: where each component lies, and the model's own settings.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    index: ModelIndex,
+    parts: HashMap<Component, Part>,
+}
+
+const INDEX: &str = "model_index.json";
+
+const COMPONENTS: [Component; 7] = [
+    Component::Scheduler,
+    Component::Tokenizer,
+    Component::Tokenizer2,
+    Component::TextEncoder,
+    Component::TextEncoder2,
+    Component::Unet,
+    Component::Vae,
+];
+
+impl Checkpoint {
+    /// A folder in diffusers' layout, on disk.
+    pub fn open(folder: &Path) -> Result<Self> {
+        if !folder.is_dir() {
+            return Err(Error::checkpoint(folder.display(), "not a folder"));
+        }
+        Self::from_folder(&Folder::Disk(folder.to_owned()))
+    }
+
+    /// The model in the binary.
+    pub fn micro() -> Result<Self> {
+        Self::from_folder(&micro::folder())
+    }
+
+    /// A folder in diffusers' layout.
+    pub fn from_folder(root: &Folder) -> Result<Self> {
+        let part = |c: Component| Part {
+            folder: root.join(c.name()),
+            weights: Vec::new(),
+        };
+        Self::new(root, COMPONENTS.map(|c| (c, part(c))).into())
+    }
+
+    /// A fetched model, whose components may come from several repositories. With `half`, the VAE
+    /// that can be run in half precision takes the place of one that cannot.
+    pub fn from_files(files: &ModelFiles, half: bool) -> Result<Self> {
+        let Some(index) = files.part(Component::ModelIndex) else {
+            return Err(Error::checkpoint(
+                &files.model,
+                format!("fetched without {INDEX}"),
+            ));
+        };
+        let mut parts: HashMap<_, _> = files
+            .parts
+            .iter()
+            .map(|(c, files)| (*c, Part::fetched(files)))
+            .collect();
+        if let Some(vae) = files.vae_f16.as_ref().filter(|_| half) {
+            parts.insert(Component::Vae, Part::fetched(vae));
+        }
+        Self::new(&Folder::Disk(index.folder.clone()), parts)
+    }
+
+    fn new(root: &Folder, parts: HashMap<Component, Part>) -> Result<Self> {
+        if !root.has(INDEX) {
+            let names = root.names();
+            let single = names
+                .iter()
+                .find(|n| n.ends_with(".safetensors") || is_pickle(n));
+            let hint = match single {
+                Some(file) => format!("; `{file}` alone is not enough: convert it with diffusers"),
+                None => String::new(),
+            };
+            return Err(Error::checkpoint(
+                root.describe(INDEX),
+                format!("missing; a model folder in diffusers' layout has it{hint}"),
+            ));
+        }
+        let index: ModelIndex = root.json(INDEX)?;
+        if let Some(class) = &index.class_name
+            && !PIPELINES.contains(&class.as_str())
+        {
+            return Err(Error::checkpoint(
+                root.describe(INDEX),
+                format!(
+                    "`{class}` is not an SDXL pipeline; known: {}",
+                    PIPELINES.join(", ")
+                ),
+            ));
+        }
+        Ok(Self { index, parts })
+    }
+
+    /// Whether the model has this part (the refiner has one text encoder only).
+    pub fn has(&self, component: Component) -> bool {
+        let absent = match self.index.rest.get(component.name()) {
+            Some(serde_json::Value::Array(entry)) => entry.iter().all(serde_json::Value::is_null),
+            Some(serde_json::Value::Null) => true,
+            _ => false,
+        };
+        !absent && self.parts.contains_key(&component)
+    }
+
+    fn part(&self, component: Component) -> Result<&Part> {
+        self.parts
+            .get(&component)
+            .ok_or_else(|| Error::checkpoint(component.name(), "this model has no such part"))
+    }
+
+    /// Where a part's config or vocabulary lies.
+    pub fn folder(&self, component: Component) -> Result<&Folder> {
+        self.part(component).map(|part| &part.folder)
+    }
+
+    /// Whether no negative prompt stands for zeros rather than for an empty text.
+    pub fn force_zeros_for_empty_prompt(&self) -> bool {
+        self.index.force_zeros_for_empty_prompt
+    }
+
+    /// Maps a part's weights. Tensors are converted to `dtype` one by one, as a network takes them.
+    pub fn weights(
+        &self,
+        component: Component,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<VarBuilder<'static>> {
+        let part = self.part(component)?;
+        let mut weights = Weights::default();
+        if part.weights.is_empty() {
+            for name in weight_files(&part.folder, component)? {
+                weights.map(&part.folder, &name)?;
+            }
+        }
+        for (folder, name) in &part.weights {
+            weights.map(folder, name)?;
+        }
+        Ok(VarBuilder::from_backend(
+            Box::new(weights),
+            dtype,
+            device.clone(),
+        ))
+    }
+}
+
+fn is_pickle(name: &str) -> bool {
+    [".bin", ".ckpt", ".pt", ".pth", ".pkl"]
+        .iter()
+        .any(|end| name.ends_with(end))
+}
+
+/// A sharded component's `*.safetensors.index.json`.
+#[derive(Deserialize)]
+struct ShardIndex {
+    weight_map: HashMap<String, String>,
+}
+
+/// The weight files of a component: one, or the shards that its index names.
+fn weight_files(folder: &Folder, component: Component) -> Result<Vec<String>> {
+    let stem = match component {
+        Component::TextEncoder | Component::TextEncoder2 => "model",
+        _ => "diffusion_pytorch_model",
+    };
+    // The plain file comes first, then the common half-precision variant.
+    let infixes = ["", ".fp16"];
+    for infix in infixes {
+        let single = format!("{stem}{infix}.safetensors");
+        if folder.has(&single) {
+            return Ok(vec![single]);
+        }
+        for index in [
+            format!("{stem}.safetensors.index{infix}.json"),
+            format!("{single}.index.json"),
+        ] {
+            if folder.has(&index) {
+                let ShardIndex { weight_map } = folder.json(&index)?;
+                let mut files: Vec<String> = weight_map.into_values().collect();
+                files.sort();
+                files.dedup();
+                if let Some(bad) = files.iter().find(|f| f.contains(['/', '\\'])) {
+                    return Err(Error::checkpoint(
+                        folder.describe(&index),
+                        format!("names `{bad}`, which lies outside the folder"),
+                    ));
+                }
+                return Ok(files);
+            }
+        }
+    }
+    let wanted = format!("{stem}.safetensors");
+    match folder.names().into_iter().find(|name| is_pickle(name)) {
+        Some(pickle) => Err(Error::checkpoint(
+            folder.describe(&pickle),
+            format!(
+                "a pickle file: loading it would run code that it carries, so it is refused; save \
+                 the model with safe serialisation, as {wanted}"
+            ),
+        )),
+        None => Err(Error::checkpoint(
+            folder.describe(&wanted),
+            "missing; a checkpoint folder in diffusers' layout has it (or its shards with an index)",
+        )),
+    }
+}
+
+/// Where one tensor's bytes lie.
+#[derive(Clone, Debug)]
+struct Entry {
+    file: usize,
+    dtype: safetensors::Dtype,
+    shape: Vec<usize>,
+    range: std::ops::Range<usize>,
+}
+
+/// The memory-mapped tensors of a component.
+#[derive(Default)]
+struct Weights {
+    files: Vec<(String, Bytes)>,
+    entries: HashMap<String, Entry>,
+}
+
+impl Weights {
+    fn map(&mut self, folder: &Folder, name: &str) -> Result<()> {
+        self.add(&folder.describe(name), folder.map(name)?)
+    }
+
+    fn add(&mut self, place: &str, bytes: Bytes) -> Result<()> {
+        let data = bytes.as_ref();
+        let wrong = |what: String| {
+            Error::checkpoint(place, format!("not a whole safetensors file: {what}"))
+        };
+        let tensors = SafeTensors::deserialize(data).map_err(|e| wrong(e.to_string()))?;
+        for (name, view) in tensors.iter() {
+            let start = view.data().as_ptr() as usize - data.as_ptr() as usize;
+            let entry = Entry {
+                file: self.files.len(),
+                dtype: view.dtype(),
+                shape: view.shape().to_vec(),
+                range: start..start + view.data().len(),
+            };
+            self.entries.insert(name.to_owned(), entry);
+        }
+        self.files.push((place.to_owned(), bytes));
+        Ok(())
+    }
+
+    fn place(&self) -> &str {
+        self.files.first().map_or("(no file)", |(place, _)| place)
+    }
+
+    fn read(
+        &self,
+        name: &str,
+        shape: Option<&[usize]>,
+        to: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let Some(entry) = self.entries.get(name) else {
+            return Err(Error::checkpoint(
+                self.place(),
+                format!("tensor `{name}` is missing; the config asks for it"),
+            ));
+        };
+        let (place, bytes) = &self.files[entry.file];
+        if let Some(shape) = shape
+            && shape != entry.shape
+        {
+            return Err(Error::checkpoint(
+                place,
+                format!(
+                    "tensor `{name}` is {:?}, the config asks for {shape:?}",
+                    entry.shape
+                ),
+            ));
+        }
+        let dtype = match entry.dtype {
+            safetensors::Dtype::F32 => DType::F32,
+            safetensors::Dtype::F16 => DType::F16,
+            safetensors::Dtype::BF16 => DType::BF16,
+            other => {
+                return Err(Error::checkpoint(
+                    place,
+                    format!("tensor `{name}` is {other:?}; f32, f16 and bf16 are read"),
+                ));
+            }
+        };
+        let data = &bytes.as_ref()[entry.range.clone()];
+        let tensor = Tensor::from_raw_buffer(data, dtype, &entry.shape, device)?;
+        Ok(tensor.to_dtype(to)?)
+    }
+}
+
+impl SimpleBackend for Weights {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: candle_nn::Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        self.read(name, Some(shape.dims()), dtype, device)
+            .map_err(carry)
+    }
+
+    fn get_unchecked(
+        &self,
+        name: &str,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        self.read(name, None, dtype, device).map_err(carry)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+}
+
+/// Our error inside candle's; `From<candle_core::Error> for Error` takes it out again.
+fn carry(error: Error) -> candle_core::Error {
+    candle_core::Error::WrappedContext {
+        wrapped: Box::new(error),
+        context: String::new(),
+    }
+}
