@@ -94,7 +94,13 @@ impl Receipt {
 
     /// AUTOMATIC1111's text. What its form has no word for is left out.
     pub fn parameters(&self) -> String {
-        let Request { prompt, negative, width_px, height_px, .. } = &self.request;
+        let Request {
+            prompt,
+            negative,
+            width_px,
+            height_px,
+            ..
+        } = &self.request;
         let negative = match negative {
             Some(text) => format!("\nNegative prompt: {text}"),
             None => String::new(),
@@ -131,8 +137,12 @@ fn quoted(value: &str) -> String {
 pub fn encode_png(image: &RgbImage, receipt: &Receipt) -> Result<Vec<u8>> {
     let json = serde_json::to_string(receipt).map_err(|e| Error::Request(e.to_string()))?;
     let mut file = Vec::new();
-    encode(&mut file, image, &[(PARAMETERS_KEY, receipt.parameters()), (RECEIPT_KEY, json)])
-        .map_err(|e| Error::Request(format!("the image cannot be written as PNG: {e}")))?;
+    encode(
+        &mut file,
+        image,
+        &[(PARAMETERS_KEY, receipt.parameters()), (RECEIPT_KEY, json)],
+    )
+    .map_err(|e| Error::Request(format!("the image cannot be written as PNG: {e}")))?;
     Ok(file)
 }
 
@@ -162,7 +172,9 @@ pub fn png_texts(file: &[u8]) -> Result<Vec<(String, String)>, String> {
     if !file.starts_with(&[0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n']) {
         return Err("not a PNG file".into());
     }
-    let limits = png::Limits { bytes: MAX_PNG_BYTES };
+    let limits = png::Limits {
+        bytes: MAX_PNG_BYTES,
+    };
     let mut reader = png::Decoder::new_with_limits(Cursor::new(file), limits)
         .read_info()
         .map_err(|e| format!("not a readable PNG file: {e}"))?;
@@ -190,7 +202,10 @@ pub fn png_texts(file: &[u8]) -> Result<Vec<(String, String)>, String> {
 
 /// The text under `key`, if there is one.
 pub fn text_of<'a>(texts: &'a [(String, String)], key: &str) -> Option<&'a str> {
-    texts.iter().find(|(k, _)| k == key).map(|(_, text)| text.as_str())
+    texts
+        .iter()
+        .find(|(k, _)| k == key)
+        .map(|(_, text)| text.as_str())
 }
 
 /// The receipt in the PNG file at `path`.
@@ -212,5 +227,8 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// SHA-256 in lower-case hex.
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }

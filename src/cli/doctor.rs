@@ -98,27 +98,41 @@ fn report(args: &Args) -> anyhow::Result<Report> {
                 (state, cache.bytes_present)
             }
         };
-        states.push(ModelState { name: model.name.clone(), state, bytes_present });
+        states.push(ModelState {
+            name: model.name.clone(),
+            state,
+            bytes_present,
+        });
     }
     Ok(Report {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION"),
         build: Build {
             target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
-            profile: if cfg!(debug_assertions) { "debug" } else { "release" },
+            profile: if cfg!(debug_assertions) {
+                "debug"
+            } else {
+                "release"
+            },
             compiled_for: machine::compiled_for(),
         },
         machine: machine::Machine::look(),
         devices: vec![device(DeviceChoice::Cpu), device(DeviceChoice::Cuda(0))],
         auto: places(),
-        cache: options.map(|o| o.cache_dir.display().to_string()).map_err(|e| e.to_string()),
+        cache: options
+            .map(|o| o.cache_dir.display().to_string())
+            .map_err(|e| e.to_string()),
         models: states,
     })
 }
 
 fn device(choice: DeviceChoice) -> DeviceState {
     let problem = choice.open().err().map(|error| error.to_string());
-    DeviceState { device: choice.to_string(), usable: problem.is_none(), problem }
+    DeviceState {
+        device: choice.to_string(),
+        usable: problem.is_none(),
+        problem,
+    }
 }
 
 fn places() -> Vec<StagePlace> {
@@ -136,8 +150,16 @@ fn places() -> Vec<StagePlace> {
             Stage::VaeEncode | Stage::VaeDecode => Some(precision.vae),
             Stage::Load | Stage::PostProcess => None,
         };
-        let device = if stage == Stage::PostProcess { "cpu".to_owned() } else { auto.clone() };
-        StagePlace { stage: stage.name(), device, dtype: dtype.map(|d| d.name()) }
+        let device = if stage == Stage::PostProcess {
+            "cpu".to_owned()
+        } else {
+            auto.clone()
+        };
+        StagePlace {
+            stage: stage.name(),
+            device,
+            dtype: dtype.map(|d| d.name()),
+        }
     };
     Stage::ALL.map(place).into()
 }
@@ -145,21 +167,49 @@ fn places() -> Vec<StagePlace> {
 fn text(report: &Report) -> Result<String, std::fmt::Error> {
     let Report { build, machine, .. } = report;
     let mut out = String::new();
-    writeln!(out, "darkroom   {} ({}, {} build)", report.version, build.target, build.profile)?;
-    writeln!(out, "processor  {}", machine.cpu.as_deref().unwrap_or("unknown"))?;
-    writeln!(out, "           {} threads; {}", machine.threads, machine.simd.join(" "))?;
+    writeln!(
+        out,
+        "darkroom   {} ({}, {} build)",
+        report.version, build.target, build.profile
+    )?;
+    writeln!(
+        out,
+        "processor  {}",
+        machine.cpu.as_deref().unwrap_or("unknown")
+    )?;
+    writeln!(
+        out,
+        "           {} threads; {}",
+        machine.threads,
+        machine.simd.join(" ")
+    )?;
     let gib = |bytes: Option<u64>| match bytes {
         Some(bytes) => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
         None => "unknown".into(),
     };
-    let (total, free) = (gib(machine.memory_bytes), gib(machine.memory_available_bytes));
+    let (total, free) = (
+        gib(machine.memory_bytes),
+        gib(machine.memory_available_bytes),
+    );
     writeln!(out, "memory     {total}, {free} available")?;
     writeln!(out, "\ndevices")?;
-    for DeviceState { device, problem, .. } in &report.devices {
-        writeln!(out, "  {device:14} {}", problem.as_deref().unwrap_or("usable"))?;
+    for DeviceState {
+        device, problem, ..
+    } in &report.devices
+    {
+        writeln!(
+            out,
+            "  {device:14} {}",
+            problem.as_deref().unwrap_or("usable")
+        )?;
     }
     writeln!(out, "\n--device auto runs")?;
-    for StagePlace { stage, device, dtype } in &report.auto {
+    for StagePlace {
+        stage,
+        device,
+        dtype,
+    } in &report.auto
+    {
         writeln!(out, "  {stage:14} {device} {}", dtype.unwrap_or_default())?;
     }
     let (Ok(cache) | Err(cache)) = &report.cache;

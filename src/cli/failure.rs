@@ -12,9 +12,14 @@ const FAILED: u8 = 1;
 pub fn guard(command: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         // An observer's or a closed pipe's end is no panic; only a defect comes here.
-        let place = panic.location().map(|l| format!(" ({}:{})", l.file(), l.line()));
+        let place = panic
+            .location()
+            .map(|l| format!(" ({}:{})", l.file(), l.line()));
         let text = words(panic.payload());
-        say(&format!("error: a defect in darkroom{}: {text}", place.unwrap_or_default()));
+        say(&format!(
+            "error: a defect in darkroom{}: {text}",
+            place.unwrap_or_default()
+        ));
         say("  please report it together with the command line");
     }));
     match catch_unwind(AssertUnwindSafe(command)) {
@@ -74,15 +79,20 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use anyhow::anyhow;
     use crate::error::Error;
+    use anyhow::anyhow;
 
     use super::*;
 
     #[test]
     fn causes_are_told_once_each() {
-        let error = anyhow!("disk full").context("cannot write: disk full").context("no image");
-        assert_eq!(report(&error), "error: no image\n  because: cannot write: disk full");
+        let error = anyhow!("disk full")
+            .context("cannot write: disk full")
+            .context("no image");
+        assert_eq!(
+            report(&error),
+            "error: no image\n  because: cannot write: disk full"
+        );
     }
 
     #[test]

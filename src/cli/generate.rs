@@ -9,15 +9,13 @@ mod record;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Context;
 use crate::error::{Error, Result};
-use crate::image_file::{
-    LatentsFile, Receipt, encode_png, read_init_image, read_receipt,
-};
+use crate::image_file::{LatentsFile, Receipt, encode_png, read_init_image, read_receipt};
 use crate::measure::timer::StageTimer;
 use crate::observe::Observer;
 use crate::pipeline::{Pipeline, Start};
-use crate::request::Request;
+use crate::request::{Dtype, Request};
+use anyhow::Context;
 use image::RgbImage;
 
 use super::dump::Dump;
@@ -50,7 +48,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         compare(receipt, &device_name);
     }
 
-    let checkpoint = found.checkpoint(args.offline, args.quiet)?;
+    let half = request.precision.vae == Dtype::F16;
+    let checkpoint = found.checkpoint(half, args.offline, args.quiet)?;
     let geometry = Geometry::of(&checkpoint)?;
     geometry.check(&request)?;
     if let Some((path, _, noise)) = &noise {
@@ -60,19 +59,29 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let interrupt = Interrupt::install()?;
     let mut timer = StageTimer::default();
     let mut dump = args.dump.as_ref().map(|_| Dump::default());
-    let mut observers: Vec<Box<dyn Observer + '_>> =
-        vec![Box::new(interrupt.clone()), Box::new(&mut timer), progress::observer(args.quiet)];
+    let mut observers: Vec<Box<dyn Observer + '_>> = vec![
+        Box::new(interrupt.clone()),
+        Box::new(&mut timer),
+        progress::observer(args.quiet),
+    ];
     if let Some(dump) = &mut dump {
         observers.push(Box::new(dump));
     }
     let pipeline = Pipeline::load(&checkpoint, request.precision, &device, &mut observers)
         .with_context(|| format!("model `{}`", request.model))?;
-    pipeline.prompt_cut(&request).iter().for_each(warn);
+    pipeline.prompt_cut(&request)?.iter().for_each(warn);
     if !args.quiet {
         say(&announcement(&request));
     }
     let latents = noise.as_ref().map(|(_, _, noise)| noise.latents.clone());
-    let images = pipeline.generate(&request, Start { latents, init_image }, &mut observers)?;
+    let images = pipeline.generate(
+        &request,
+        Start {
+            latents,
+            init_image,
+        },
+        &mut observers,
+    )?;
     drop(observers);
     interrupt.check()?;
 
@@ -93,12 +102,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let total_ms = began.elapsed().as_secs_f64() * 1e3;
         return stdout::json(&Record::new(&request, device_name, &timer, total_ms, files));
     }
-    paths.iter().try_for_each(|path| stdout::line(path.display().to_string()))
+    paths
+        .iter()
+        .try_for_each(|path| stdout::line(path.display().to_string()))
 }
 
 /// Sizes the pool that all CPU work shares.
 fn threads(args: &Args) -> anyhow::Result<()> {
-    let Some(count) = args.threads else { return Ok(()) };
+    let Some(count) = args.threads else {
+        return Ok(());
+    };
     // SAFETY: no other thread runs yet that could read the environment.
     unsafe { std::env::set_var("RAYON_NUM_THREADS", count.to_string()) }; // candle asks for it
     rayon::ThreadPoolBuilder::new()
@@ -123,21 +136,30 @@ fn noise(
         return Ok(Some((path.clone(), 0, noise)));
     }
     // A seed typed beside --from asks for other noise than the file's.
-    let Some(file) = receipt.and_then(|r| r.latents.as_ref()).filter(|_| args.seed.is_none()) else {
+    let Some(file) = receipt
+        .and_then(|r| r.latents.as_ref())
+        .filter(|_| args.seed.is_none())
+    else {
         return Ok(None);
     };
     let noise = Noise::read(&file.path)?;
     if noise.sha256 != file.sha256 {
         return Err(changed(&file.path));
     }
-    Ok(Some((file.path.clone(), file.row, noise.only(&file.path, file.row)?)))
+    Ok(Some((
+        file.path.clone(),
+        file.row,
+        noise.only(&file.path, file.row)?,
+    )))
 }
 
 /// The initial image at the request's size. Its hash goes into the request; a hash that is there
 /// already must be the file's.
 fn init_image(request: &mut Request) -> Result<Option<RgbImage>> {
     let (width, height) = (request.width_px, request.height_px);
-    let Some(init) = &mut request.init_image else { return Ok(None) };
+    let Some(init) = &mut request.init_image else {
+        return Ok(None);
+    };
     let picture = read_init_image(&init.path)?;
     if !init.sha256.is_empty() && init.sha256 != picture.sha256 {
         return Err(changed(&init.path));
@@ -154,7 +176,10 @@ fn init_image(request: &mut Request) -> Result<Option<RgbImage>> {
 }
 
 fn changed(path: &std::path::Path) -> Error {
-    Error::file(path, "is not the file that the image was made from: its SHA-256 differs")
+    Error::file(
+        path,
+        "is not the file that the image was made from: its SHA-256 differs",
+    )
 }
 
 /// Says what may keep an image from coming out the same.
@@ -167,7 +192,10 @@ fn compare(receipt: &Receipt, device: &str) {
         ));
     }
     if receipt.device != device {
-        warn(format_args!("made on {}; this is {device}, so bits may differ", receipt.device));
+        warn(format_args!(
+            "made on {}; this is {device}, so bits may differ",
+            receipt.device
+        ));
     }
 }
 
@@ -181,7 +209,15 @@ fn device_name(device: &candle_core::Device) -> String {
 
 /// `micro, 128x128, 20 steps, seeds 0 to 3`.
 fn announcement(request: &Request) -> String {
-    let Request { model, width_px, height_px, steps, seed, count, .. } = request;
+    let Request {
+        model,
+        width_px,
+        height_px,
+        steps,
+        seed,
+        count,
+        ..
+    } = request;
     let seeds = match count {
         1 => format!("seed {seed}"),
         _ => format!("seeds {seed} to {}", seed.saturating_add(*count as u64 - 1)),

@@ -46,8 +46,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
 /// Name and value, one a line; what was not asked for is left out.
 fn table(receipt: &Receipt) -> anyhow::Result<String> {
-    let mut lines =
-        vec![format!("darkroom {} on {}", receipt.version, receipt.device)];
+    let mut lines = vec![format!(
+        "darkroom {} on {}",
+        receipt.version, receipt.device
+    )];
     rows(&serde_json::to_value(&receipt.request)?, "", &mut lines);
     if let Some(latents) = &receipt.latents {
         rows(&serde_json::to_value(latents)?, "latents.", &mut lines);

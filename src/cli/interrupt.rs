@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Context;
 use crate::error::{Error, Result};
 use crate::observe::{Event, Observer};
+use anyhow::Context;
 
 use super::failure::say;
 

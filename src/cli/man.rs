@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap_mangen::Man;
 use crate::error::Error;
+use clap_mangen::Man;
 
 use super::{stdout, whole_file};
 
@@ -35,8 +35,14 @@ pub fn run(args: &Args, command: clap::Command) -> anyhow::Result<()> {
     let page = match &args.command {
         None => &command,
         Some(name) => command.find_subcommand(name).ok_or_else(|| {
-            let known: Vec<_> = command.get_subcommands().map(clap::Command::get_name).collect();
-            Error::Request(format!("no command is called `{name}`: {}", known.join(", ")))
+            let known: Vec<_> = command
+                .get_subcommands()
+                .map(clap::Command::get_name)
+                .collect();
+            Error::Request(format!(
+                "no command is called `{name}`: {}",
+                known.join(", ")
+            ))
         })?,
     };
     stdout::bytes(&render(&Man::new(page.clone()))?)

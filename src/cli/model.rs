@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use anyhow::Context;
 use super::models::FetchProgress;
 use crate::config::{UnetConfig, VaeConfig};
 use crate::error::{Error, Result};
@@ -11,6 +10,7 @@ use crate::scheduler::{SchedulerKind, TimestepSpacing};
 use crate::weights::checkpoint::{Checkpoint, Component};
 use crate::weights::fetch::{self, FetchEvent, FetchOptions};
 use crate::weights::manifest::{Manifest, ManifestError, Model, Source};
+use anyhow::Context;
 
 /// The model where none is named: it is in the binary.
 pub const DEFAULT_MODEL: &str = "micro";
@@ -95,17 +95,13 @@ impl Found {
     }
 
     /// Its files, fetched if they are not here.
-    pub fn checkpoint(
-        self,
-        offline: bool,
-        quiet: bool,
-    ) -> anyhow::Result<Checkpoint> {
+    pub fn checkpoint(self, half: bool, offline: bool, quiet: bool) -> anyhow::Result<Checkpoint> {
         let (manifest, model) = match self {
             Found::Folder(_, checkpoint) => return Ok(checkpoint),
             Found::Named(manifest, model) => (manifest, model),
         };
         if model.source == Source::Embedded {
-            return Ok(Checkpoint::micro());
+            return Ok(Checkpoint::micro()?);
         }
         let mut options = FetchOptions::from_env().map_err(Error::from)?;
         options.offline |= offline;
@@ -118,7 +114,7 @@ impl Found {
         };
         let files = fetch::fetch(&manifest, &model, &options, &mut show).map_err(Error::from)?;
         progress.finish();
-        Checkpoint::from_files(&files).with_context(|| format!("model `{}`", model.name))
+        Checkpoint::from_files(&files, half).with_context(|| format!("model `{}`", model.name))
     }
 }
 
@@ -153,10 +149,17 @@ impl Geometry {
     /// Refuses a size that latents cannot have.
     pub fn check(&self, request: &Request) -> Result<()> {
         let step = self.vae_factor;
-        for (option, px) in [("--width", request.width_px), ("--height", request.height_px)] {
+        for (option, px) in [
+            ("--width", request.width_px),
+            ("--height", request.height_px),
+        ] {
             if !px.is_multiple_of(step) {
                 let (below, above) = (px / step * step, px.div_ceil(step) * step);
-                let near = if below == 0 { above.to_string() } else { format!("{below} or {above}") };
+                let near = if below == 0 {
+                    above.to_string()
+                } else {
+                    format!("{below} or {above}")
+                };
                 return Err(Error::Request(format!(
                     "{option} {px} is not a multiple of {step}, as this model needs: take {near}"
                 )));
@@ -168,10 +171,11 @@ impl Geometry {
     /// The size that the model was made for.
     pub fn default_size(&self) -> Result<Size> {
         let [height, width] = self.sample_size.ok_or_else(|| {
-            Error::Request(
-                "this model's config names no size: give --width and --height".into(),
-            )
+            Error::Request("this model's config names no size: give --width and --height".into())
         })?;
-        Ok(Size { height_px: height * self.vae_factor, width_px: width * self.vae_factor })
+        Ok(Size {
+            height_px: height * self.vae_factor,
+            width_px: width * self.vae_factor,
+        })
     }
 }

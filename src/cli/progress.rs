@@ -68,10 +68,13 @@ fn style() -> ProgressStyle {
     ProgressStyle::with_template("{prefix:12} {bar:30} {pos}/{len}  {rate}  {eta} left")
         .expect("a constant template")
         .progress_chars("=> ")
-        .with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-            // A formatter that fails has nowhere to say so.
-            let _ = out.write_str(&rate(state.per_sec()));
-        })
+        .with_key(
+            "rate",
+            |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                // A formatter that fails has nowhere to say so.
+                let _ = out.write_str(&rate(state.per_sec()));
+            },
+        )
 }
 
 /// One line a stage.

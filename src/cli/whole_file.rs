@@ -19,9 +19,18 @@ fn begin(path: &Path) -> Result<NamedTempFile> {
     };
     builder().map_err(|e| {
         // tempfile's message would name its own random file.
-        let reason = e.get_ref().and_then(|inner| inner.source()).map(ToString::to_string);
+        let reason = e
+            .get_ref()
+            .and_then(|inner| inner.source())
+            .map(ToString::to_string);
         let reason = reason.unwrap_or_else(|| std::io::Error::from(e.kind()).to_string());
-        Error::file(path, format!("the folder {} cannot be written: {reason}", folder.display()))
+        Error::file(
+            path,
+            format!(
+                "the folder {} cannot be written: {reason}",
+                folder.display()
+            ),
+        )
     })
 }
 
@@ -45,7 +54,10 @@ pub fn check(path: &Path, force: bool) -> Result<()> {
 }
 
 fn exists(path: &Path) -> Error {
-    Error::file(path, "exists already; --force replaces it, -o names another")
+    Error::file(
+        path,
+        "exists already; --force replaces it, -o names another",
+    )
 }
 
 /// Writes `path` with what `fill` puts into the temporary file.
@@ -57,7 +69,11 @@ pub fn write_with(
     let mut file = begin(path)?;
     fill(&mut file)?;
     file.as_file().sync_all().map_err(|e| unwritten(path, &e))?;
-    let persisted = if force { file.persist(path) } else { file.persist_noclobber(path) };
+    let persisted = if force {
+        file.persist(path)
+    } else {
+        file.persist_noclobber(path)
+    };
     match persisted {
         Ok(_) => Ok(()),
         Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => Err(exists(path)),
@@ -67,11 +83,16 @@ pub fn write_with(
 
 /// Writes `bytes` as `path`.
 pub fn write(path: &Path, force: bool, bytes: &[u8]) -> Result<()> {
-    write_with(path, force, |file| file.write_all(bytes).map_err(|e| unwritten(path, &e)))
+    write_with(path, force, |file| {
+        file.write_all(bytes).map_err(|e| unwritten(path, &e))
+    })
 }
 
 fn unwritten(path: &Path, error: &std::io::Error) -> Error {
-    Error::file(path, format!("not written, and nothing is left of it: {error}"))
+    Error::file(
+        path,
+        format!("not written, and nothing is left of it: {error}"),
+    )
 }
 
 #[cfg(test)]
@@ -87,7 +108,10 @@ mod tests {
             Err(Error::Cancelled)
         });
         assert!(matches!(result, Err(Error::Cancelled)));
-        assert_eq!(std::fs::read_dir(folder.path()).expect("readable").count(), 0);
+        assert_eq!(
+            std::fs::read_dir(folder.path()).expect("readable").count(),
+            0
+        );
     }
 
     #[test]
@@ -101,6 +125,9 @@ mod tests {
         check(&path, true).expect("may be replaced");
         write(&path, true, b"second").expect("replaced");
         assert_eq!(std::fs::read(&path).expect("there"), b"second");
-        assert_eq!(std::fs::read_dir(folder.path()).expect("readable").count(), 1);
+        assert_eq!(
+            std::fs::read_dir(folder.path()).expect("readable").count(),
+            1
+        );
     }
 }

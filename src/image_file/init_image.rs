@@ -34,9 +34,15 @@ impl InitPicture {
 pub fn read_init_image(path: &Path) -> Result<InitPicture> {
     let file = read(path)?;
     let image = decode(&file).map_err(|e| {
-        Error::file(path, format!("not a readable picture (PNG, JPEG or WebP): {e}"))
+        Error::file(
+            path,
+            format!("not a readable picture (PNG, JPEG or WebP): {e}"),
+        )
     })?;
-    Ok(InitPicture { image: image.into_rgb8(), sha256: sha256_hex(&file) })
+    Ok(InitPicture {
+        image: image.into_rgb8(),
+        sha256: sha256_hex(&file),
+    })
 }
 
 fn decode(file: &[u8]) -> image::ImageResult<DynamicImage> {

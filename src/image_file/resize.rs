@@ -61,7 +61,10 @@ fn weights(from: u32, to: u32) -> Vec<Taps> {
                 .map(|i| lanczos3((f64::from(i) - center + 0.5) / filter_scale))
                 .collect();
             let sum: f64 = raw.iter().sum();
-            let weights = raw.iter().map(|w| fixed(if sum == 0.0 { *w } else { w / sum })).collect();
+            let weights = raw
+                .iter()
+                .map(|w| fixed(if sum == 0.0 { *w } else { w / sum }))
+                .collect();
             Taps { first, weights }
         })
         .collect()

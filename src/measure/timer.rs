@@ -39,10 +39,18 @@ impl StageTimer {
     }
 
     fn entry(&mut self, stage: Stage) -> &mut StageTime {
-        let index = self.done.iter().position(|time| time.stage == stage).unwrap_or_else(|| {
-            self.done.push(StageTime { stage, total_ms: 0.0, steps_ms: Vec::new() });
-            self.done.len() - 1
-        });
+        let index = self
+            .done
+            .iter()
+            .position(|time| time.stage == stage)
+            .unwrap_or_else(|| {
+                self.done.push(StageTime {
+                    stage,
+                    total_ms: 0.0,
+                    steps_ms: Vec::new(),
+                });
+                self.done.len() - 1
+            });
         &mut self.done[index]
     }
 }

@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use crate::device::DeviceChoice;
 use crate::request::{Precision, Rng, Size};
 use crate::scheduler::{SchedulerKind, TimestepSpacing};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -59,7 +59,12 @@ pub struct Args {
     pub height: Option<usize>,
 
     /// A number, or `random`; image i of several has seed + i [default: 0]
-    #[arg(long, value_name = "N", help_heading = "Image", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = "Image",
+        allow_hyphen_values = true
+    )]
     pub seed: Option<Seed>,
 
     /// Images to make [default: 1]
@@ -71,7 +76,12 @@ pub struct Args {
     pub init_image: Option<PathBuf>,
 
     /// How far to go from the initial picture, above 0 and at most 1 [default: 0.3]
-    #[arg(long, value_name = "X", help_heading = "Image", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "X",
+        help_heading = "Image",
+        allow_negative_numbers = true
+    )]
     pub strength: Option<f64>,
 
     /// Start from the tensor `latents` [B, 4, H/8, W/8] in this safetensors file, not from the seed
@@ -87,11 +97,21 @@ pub struct Args {
     pub steps: Option<usize>,
 
     /// Guidance scale; off at 1 and below [default: the model's]
-    #[arg(long, value_name = "X", help_heading = "Denoising", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "X",
+        help_heading = "Denoising",
+        allow_negative_numbers = true
+    )]
     pub guidance: Option<f64>,
 
     /// Share of rescaled guidance, 0 to 1 [default: 0]
-    #[arg(long, value_name = "X", help_heading = "Denoising", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "X",
+        help_heading = "Denoising",
+        allow_negative_numbers = true
+    )]
     pub guidance_rescale: Option<f64>,
 
     /// Sampler [default: the model's]
@@ -175,7 +195,10 @@ impl FromStr for Seed {
         match text {
             "random" => Ok(Self::Random),
             number => number.parse().map(Self::Fixed).map_err(|_| {
-                format!("a seed is a whole number from 0 to {}, or `random`", u64::MAX)
+                format!(
+                    "a seed is a whole number from 0 to {}, or `random`",
+                    u64::MAX
+                )
             }),
         }
     }

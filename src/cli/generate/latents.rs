@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use candle_core::safetensors::SliceSafetensors;
-use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::image_file::{read, sha256_hex};
 use crate::request::Request;
+use candle_core::safetensors::SliceSafetensors;
+use candle_core::{DType, Device, Tensor};
 
 use crate::cli::model::Geometry;
 
@@ -29,7 +29,11 @@ impl Noise {
         let tensors = SliceSafetensors::new(&file)
             .map_err(|e| wrong(format!("not a whole safetensors file: {e}")))?;
         let Ok(view) = tensors.get(NAME) else {
-            let mut names: Vec<_> = tensors.tensors().into_iter().map(|(name, _)| name).collect();
+            let mut names: Vec<_> = tensors
+                .tensors()
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect();
             names.sort();
             return Err(wrong(match names.is_empty() {
                 true => format!("holds no tensor `{NAME}`, nor any other"),
@@ -38,17 +42,29 @@ impl Noise {
         };
         let (dtype, shape) = (format!("{:?}", view.dtype()), view.shape().to_vec());
         if !["F32", "F16", "BF16"].contains(&dtype.as_str()) {
-            return Err(wrong(format!("`{NAME}` is {dtype}; F32, F16 and BF16 are read")));
+            return Err(wrong(format!(
+                "`{NAME}` is {dtype}; F32, F16 and BF16 are read"
+            )));
         }
         if shape.len() != 4 || shape.contains(&0) {
-            return Err(wrong(format!("`{NAME}` is {shape:?}; [B, 4, H/8, W/8] is needed")));
+            return Err(wrong(format!(
+                "`{NAME}` is {shape:?}; [B, 4, H/8, W/8] is needed"
+            )));
         }
         let latents = tensors.load(NAME, &Device::Cpu)?.to_dtype(DType::F32)?;
-        let bad = latents.flatten_all()?.to_vec1::<f32>()?.iter().filter(|v| !v.is_finite()).count();
+        let bad = latents
+            .flatten_all()?
+            .to_vec1::<f32>()?
+            .iter()
+            .filter(|v| !v.is_finite())
+            .count();
         if bad > 0 {
             return Err(wrong(format!("{bad} values of `{NAME}` are not finite")));
         }
-        Ok(Self { latents, sha256: sha256_hex(&file) })
+        Ok(Self {
+            latents,
+            sha256: sha256_hex(&file),
+        })
     }
 
     /// Rows, one an image.
@@ -64,13 +80,24 @@ impl Noise {
                 format!("`{NAME}` has {} rows; row {row} is asked for", self.rows()),
             ));
         }
-        Ok(Self { latents: self.latents.narrow(0, row, 1)?, ..self })
+        Ok(Self {
+            latents: self.latents.narrow(0, row, 1)?,
+            ..self
+        })
     }
 
     /// The shape must be what the request and the model make of it.
     pub fn fits(&self, path: &Path, request: &Request, geometry: Geometry) -> Result<()> {
-        let Request { count, height_px, width_px, .. } = *request;
-        let (h, w) = (height_px / geometry.vae_factor, width_px / geometry.vae_factor);
+        let Request {
+            count,
+            height_px,
+            width_px,
+            ..
+        } = *request;
+        let (h, w) = (
+            height_px / geometry.vae_factor,
+            width_px / geometry.vae_factor,
+        );
         let needed = [count, geometry.latent_channels, h, w];
         match self.latents.dims() == needed {
             true => Ok(()),

@@ -19,14 +19,22 @@ const MAX_TRIES: usize = 10_000;
 /// such names are made in the working folder, and those taken are passed over.
 pub fn paths(output: Option<&Path>, request: &Request, force: bool) -> Result<Vec<PathBuf>> {
     let paths = match output {
-        None => return (0..request.count).map(|i| free(&default_name(request, i))).collect(),
+        None => {
+            return (0..request.count)
+                .map(|i| free(&default_name(request, i)))
+                .collect();
+        }
         Some(path) if is_folder(path) => {
             std::fs::create_dir_all(path).map_err(|e| Error::file(path, e))?;
-            (0..request.count).map(|i| path.join(format!("{}.png", default_name(request, i)))).collect()
+            (0..request.count)
+                .map(|i| path.join(format!("{}.png", default_name(request, i))))
+                .collect()
         }
         Some(path) => named(path, request.count)?,
     };
-    paths.iter().try_for_each(|path| whole_file::check(path, force))?;
+    paths
+        .iter()
+        .try_for_each(|path| whole_file::check(path, force))?;
     Ok(paths)
 }
 
@@ -35,7 +43,10 @@ fn is_folder(path: &Path) -> bool {
 }
 
 fn named(path: &Path, count: usize) -> Result<Vec<PathBuf>> {
-    if !path.extension().is_some_and(|e| e.eq_ignore_ascii_case("png")) {
+    if !path
+        .extension()
+        .is_some_and(|e| e.eq_ignore_ascii_case("png"))
+    {
         return Err(Error::Request(format!(
             "--output {}: images are PNG files; end the name in .png, or a folder's in /",
             path.display()
@@ -93,8 +104,15 @@ mod tests {
     use super::*;
 
     fn request(prompt: &str, count: usize) -> Request {
-        let size = Size { height_px: 8, width_px: 8 };
-        Request { count, seed: 5, ..Request::new("micro", prompt, size, 1, 1.0) }
+        let size = Size {
+            height_px: 8,
+            width_px: 8,
+        };
+        Request {
+            count,
+            seed: 5,
+            ..Request::new("micro", prompt, size, 1, 1.0)
+        }
     }
 
     #[test]
@@ -116,9 +134,15 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let output = folder.path().join("x.png");
         let several = paths(Some(&output), &request("a", 2), false).expect("free");
-        assert_eq!(several, ["x-000.png", "x-001.png"].map(|name| folder.path().join(name)));
+        assert_eq!(
+            several,
+            ["x-000.png", "x-001.png"].map(|name| folder.path().join(name))
+        );
         let into = paths(Some(folder.path()), &request("a", 2), false).expect("free");
-        assert_eq!(into, ["a-5.png", "a-6.png"].map(|name| folder.path().join(name)));
+        assert_eq!(
+            into,
+            ["a-5.png", "a-6.png"].map(|name| folder.path().join(name))
+        );
     }
 
     #[test]

@@ -12,7 +12,10 @@ const DEFAULT_STRENGTH: f64 = 0.3;
 
 /// The model's name as typed, as in the receipt, or the one in the binary.
 pub fn model_name<'a>(args: &'a Args, receipt: Option<&'a Receipt>) -> &'a str {
-    let known = args.model.as_deref().or(receipt.map(|r| r.request.model.as_str()));
+    let known = args
+        .model
+        .as_deref()
+        .or(receipt.map(|r| r.request.model.as_str()));
     known.unwrap_or(DEFAULT_MODEL)
 }
 
@@ -40,7 +43,12 @@ fn fresh(args: &Args, model: &str, defaults: &Defaults) -> Result<Request> {
     let prompt = args.prompt.as_deref().ok_or_else(|| {
         Error::Request("no prompt: darkroom generate \"a red apple on a blue background\"".into())
     })?;
-    let Defaults { size, steps, guidance, .. } = *defaults;
+    let Defaults {
+        size,
+        steps,
+        guidance,
+        ..
+    } = *defaults;
     Ok(Request {
         scheduler: defaults.scheduler,
         timestep_spacing: defaults.timestep_spacing,
@@ -71,9 +79,15 @@ fn overlay(args: &Args, request: &mut Request) -> Result<()> {
     set(&mut request.precision, &args.dtype);
     set_some(&mut request.vae_tile, &args.vae_tile);
     if let Some(path) = &args.init_image {
-        let strength = request.init_image.as_ref().map_or(DEFAULT_STRENGTH, |init| init.strength);
-        request.init_image =
-            Some(InitImage { path: path.clone(), sha256: String::new(), strength });
+        let strength = request
+            .init_image
+            .as_ref()
+            .map_or(DEFAULT_STRENGTH, |init| init.strength);
+        request.init_image = Some(InitImage {
+            path: path.clone(),
+            sha256: String::new(),
+            strength,
+        });
     }
     match (args.strength, &mut request.init_image) {
         (Some(strength), Some(init)) => init.strength = strength,
@@ -119,7 +133,10 @@ mod tests {
 
     fn defaults() -> anyhow::Result<Defaults> {
         Ok(Defaults {
-            size: Size { height_px: 128, width_px: 96 },
+            size: Size {
+                height_px: 128,
+                width_px: 96,
+            },
             steps: 20,
             guidance: 4.0,
             scheduler: None,
@@ -128,7 +145,10 @@ mod tests {
     }
 
     fn typed(prompt: &str) -> Args {
-        Args { prompt: Some(prompt.into()), ..Args::default() }
+        Args {
+            prompt: Some(prompt.into()),
+            ..Args::default()
+        }
     }
 
     fn exit_code(error: &anyhow::Error) -> Option<u8> {
@@ -137,7 +157,10 @@ mod tests {
 
     #[test]
     fn the_model_fills_what_was_not_typed() {
-        let args = Args { steps: Some(3), ..typed("an apple") };
+        let args = Args {
+            steps: Some(3),
+            ..typed("an apple")
+        };
         let request = request(&args, None, "micro", defaults).expect("sound");
         assert_eq!((request.height_px, request.width_px), (128, 96));
         assert_eq!((request.steps, request.guidance, request.seed), (3, 4.0, 0));
@@ -147,10 +170,19 @@ mod tests {
     fn options_change_a_receipts_request_and_nothing_else() {
         let made = request(&typed("an apple"), None, "micro", defaults).expect("sound");
         let receipt = Receipt::of_image(&Request { seed: 9, ..made }, 1, "cpu");
-        let args = Args { guidance: Some(2.0), ..Args::default() };
-        let again = request(&args, Some(&receipt), "micro", || unreachable!("not asked"))
-            .expect("sound");
-        assert_eq!(again, Request { guidance: 2.0, ..receipt.request });
+        let args = Args {
+            guidance: Some(2.0),
+            ..Args::default()
+        };
+        let again =
+            request(&args, Some(&receipt), "micro", || unreachable!("not asked")).expect("sound");
+        assert_eq!(
+            again,
+            Request {
+                guidance: 2.0,
+                ..receipt.request
+            }
+        );
         assert_eq!(again.seed, 10);
     }
 
@@ -158,9 +190,18 @@ mod tests {
     fn what_cannot_be_meant_is_used_wrongly() {
         for args in [
             Args::default(),
-            Args { strength: Some(0.5), ..typed("an apple") },
-            Args { steps: Some(0), ..typed("an apple") },
-            Args { guidance: Some(f64::NAN), ..typed("an apple") },
+            Args {
+                strength: Some(0.5),
+                ..typed("an apple")
+            },
+            Args {
+                steps: Some(0),
+                ..typed("an apple")
+            },
+            Args {
+                guidance: Some(f64::NAN),
+                ..typed("an apple")
+            },
             Args {
                 strength: Some(-1.0),
                 init_image: Some("x.png".into()),

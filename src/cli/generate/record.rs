@@ -54,7 +54,12 @@ impl File {
     /// `bytes`, written to `path`.
     pub fn new(path: &Path, seed: u64, bytes: &[u8]) -> Self {
         let path = path.display().to_string();
-        Self { path, seed, sha256: sha256_hex(bytes), bytes: bytes.len() }
+        Self {
+            path,
+            seed,
+            sha256: sha256_hex(bytes),
+            bytes: bytes.len(),
+        }
     }
 }
 
@@ -85,8 +90,11 @@ impl<'a> Record<'a> {
             precision: request.precision,
             device,
             threads: rayon::current_num_threads(),
-            stage_ms: stage_ms.map(|s| (s.stage.name().to_owned(), s.total_ms.into())).collect(),
-            denoise_step_ms: denoise.map_or(Vec::new(), |StageTime { steps_ms, .. }| steps_ms.clone()),
+            stage_ms: stage_ms
+                .map(|s| (s.stage.name().to_owned(), s.total_ms.into()))
+                .collect(),
+            denoise_step_ms: denoise
+                .map_or(Vec::new(), |StageTime { steps_ms, .. }| steps_ms.clone()),
             total_ms,
             files,
         }
