@@ -523,6 +523,12 @@ fn special_tokens_are_found_as_their_flags_say() {
     assert!(same(&first, &upper_bos, BOS));
     assert!(!same(&first, &upper_eos, EOS));
 
+    // The third, equal to the first, is not added again, so the second is the last.
+    let repeated = load(json!({
+        "eos_token": token(EOS, true), "unk_token": EOS, "pad_token": token(EOS, true),
+    }));
+    assert!(!same(&repeated, &upper_eos, EOS));
+
     let second = load(json!({
         "bos_token": token(BOS, true), "eos_token": token(EOS, true), "unk_token": token(EOS, true), "pad_token": "!",
     }));
