@@ -308,7 +308,7 @@ fn text_to_image_follows_the_reference_from_given_latents() {
     for case in CASES
         .map(Case::open)
         .into_iter()
-        .filter(|case| case.has("noise"))
+        .filter(|case| case.has("latents_final"))
     {
         let start = Start {
             latents: Some(case.tensor("noise").clone()),
