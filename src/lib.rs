@@ -1,5 +1,6 @@
 //! darkroom: a native SDXL inference engine.
 
+pub mod cli;
 pub mod clip;
 pub mod conditioning;
 pub mod config;
@@ -7,6 +8,8 @@ pub mod denoise;
 pub mod device;
 pub mod error;
 pub mod guidance;
+pub mod image_file;
+pub mod measure;
 pub mod observe;
 pub mod ops;
 pub mod pipeline;

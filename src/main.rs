@@ -1,1 +1,5 @@
-fn main() {}
+//! Parses, runs, sets the exit code.
+
+fn main() -> std::process::ExitCode {
+    darkroom::cli::main()
+}

@@ -1,0 +1,241 @@
+//! `darkroom generate`: a prompt becomes an image.
+
+mod args;
+mod latents;
+mod output;
+mod plan;
+mod record;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::image_file::{LatentsFile, Receipt, encode_png, read_init_image, read_receipt};
+use crate::measure::timer::StageTimer;
+use crate::observe::Observer;
+use crate::pipeline::{Pipeline, Start};
+use crate::request::{Dtype, Request};
+use anyhow::Context;
+use image::RgbImage;
+
+use super::dump::Dump;
+use super::failure::{say, warn};
+use super::interrupt::Interrupt;
+use super::model::{self, Geometry};
+use super::{models, progress, stdout, whole_file};
+pub use args::Args;
+use latents::Noise;
+use record::{File, Record};
+
+/// Everything that can go wrong without the networks goes wrong before they are loaded.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let began = Instant::now();
+    threads(&args)?;
+    let receipt = args.from.as_deref().map(read_receipt).transpose()?;
+    let manifest = models::manifest(args.weights.as_deref())?;
+    let found = model::find(manifest, plan::model_name(&args, receipt.as_ref()))?;
+    let name = found.name().to_owned();
+    let mut request = plan::request(&args, receipt.as_ref(), &name, || found.defaults())?;
+    let noise = noise(&args, receipt.as_ref(), &mut request)?;
+    let init_image = init_image(&mut request)?;
+    let paths = output::paths(args.output.as_deref(), &request, args.force)?;
+    if let Some(path) = &args.dump {
+        whole_file::check(path, args.force)?;
+    }
+    let device = args.device.open()?;
+    let device_name = device_name(&device);
+    if let Some(receipt) = &receipt {
+        compare(receipt, &device_name);
+    }
+
+    let half = request.precision.vae == Dtype::F16;
+    let checkpoint = found.checkpoint(half, args.offline, args.quiet)?;
+    let geometry = Geometry::of(&checkpoint)?;
+    geometry.check(&request)?;
+    if let Some((path, _, noise)) = &noise {
+        noise.fits(path, &request, geometry)?;
+    }
+
+    let interrupt = Interrupt::install()?;
+    let mut timer = StageTimer::default();
+    let mut dump = args.dump.as_ref().map(|_| Dump::default());
+    let mut observers: Vec<Box<dyn Observer + '_>> = vec![
+        Box::new(interrupt.clone()),
+        Box::new(&mut timer),
+        progress::observer(args.quiet),
+    ];
+    if let Some(dump) = &mut dump {
+        observers.push(Box::new(dump));
+    }
+    let pipeline = Pipeline::load(&checkpoint, request.precision, &device, &mut observers)
+        .with_context(|| format!("model `{}`", request.model))?;
+    pipeline.prompt_cut(&request)?.iter().for_each(warn);
+    if !args.quiet {
+        say(&announcement(&request));
+    }
+    let latents = noise.as_ref().map(|(_, _, noise)| noise.latents.clone());
+    let images = pipeline.generate(
+        &request,
+        Start {
+            latents,
+            init_image,
+        },
+        &mut observers,
+    )?;
+    drop(observers);
+    interrupt.check()?;
+
+    let mut receipts = (0..images.len())
+        .map(|i| Receipt::of_image(&request, i, &device_name))
+        .collect::<Vec<_>>();
+    if let Some((path, first, noise)) = &noise {
+        for (row, receipt) in (*first..).zip(&mut receipts) {
+            let (path, sha256) = (path.clone(), noise.sha256.clone());
+            receipt.latents = Some(LatentsFile { path, sha256, row });
+        }
+    }
+    let files = write(&images, &receipts, &paths, args.force)?;
+    if let (Some(dump), Some(path)) = (&dump, &args.dump) {
+        dump.write(path, args.force)?;
+    }
+    if args.json {
+        let total_ms = began.elapsed().as_secs_f64() * 1e3;
+        return stdout::json(&Record::new(&request, device_name, &timer, total_ms, files));
+    }
+    paths
+        .iter()
+        .try_for_each(|path| stdout::line(path.display().to_string()))
+}
+
+/// Sizes the pool that all CPU work shares.
+fn threads(args: &Args) -> anyhow::Result<()> {
+    let Some(count) = args.threads else {
+        return Ok(());
+    };
+    // SAFETY: no other thread runs yet that could read the environment.
+    unsafe { std::env::set_var("RAYON_NUM_THREADS", count.to_string()) }; // candle asks for it
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(count.get())
+        .build_global()
+        .with_context(|| format!("cannot start {count} threads"))
+}
+
+/// File, first row and noise of `--latents` or of the receipt; its rows set a count that was not
+/// typed.
+fn noise(
+    args: &Args,
+    receipt: Option<&Receipt>,
+    request: &mut Request,
+) -> Result<Option<(PathBuf, usize, Noise)>> {
+    if let Some(path) = &args.latents {
+        let noise = Noise::read(path)?;
+        if args.count.is_none() {
+            request.count = noise.rows();
+            request.validate()?;
+        }
+        return Ok(Some((path.clone(), 0, noise)));
+    }
+    // A seed typed beside --from asks for other noise than the file's.
+    let Some(file) = receipt
+        .and_then(|r| r.latents.as_ref())
+        .filter(|_| args.seed.is_none())
+    else {
+        return Ok(None);
+    };
+    let noise = Noise::read(&file.path)?;
+    if noise.sha256 != file.sha256 {
+        return Err(changed(&file.path));
+    }
+    Ok(Some((
+        file.path.clone(),
+        file.row,
+        noise.only(&file.path, file.row)?,
+    )))
+}
+
+/// The initial image at the request's size. Its hash goes into the request; a hash that is there
+/// already must be the file's.
+fn init_image(request: &mut Request) -> Result<Option<RgbImage>> {
+    let (width, height) = (request.width_px, request.height_px);
+    let Some(init) = &mut request.init_image else {
+        return Ok(None);
+    };
+    let picture = read_init_image(&init.path)?;
+    if !init.sha256.is_empty() && init.sha256 != picture.sha256 {
+        return Err(changed(&init.path));
+    }
+    init.sha256 = picture.sha256.clone();
+    let (from_width, from_height) = picture.image.dimensions();
+    if from_width as usize * height != from_height as usize * width {
+        warn(format_args!(
+            "the initial image of {from_width}x{from_height} is stretched to {width}x{height} \
+             (width x height)"
+        ));
+    }
+    picture.resized(width, height).map(Some)
+}
+
+fn changed(path: &std::path::Path) -> Error {
+    Error::file(
+        path,
+        "is not the file that the image was made from: its SHA-256 differs",
+    )
+}
+
+/// Says what may keep an image from coming out the same.
+fn compare(receipt: &Receipt, device: &str) {
+    if receipt.version != env!("CARGO_PKG_VERSION") {
+        warn(format_args!(
+            "made by darkroom {}; this is {}, so bits may differ",
+            receipt.version,
+            env!("CARGO_PKG_VERSION")
+        ));
+    }
+    if receipt.device != device {
+        warn(format_args!(
+            "made on {}; this is {device}, so bits may differ",
+            receipt.device
+        ));
+    }
+}
+
+fn device_name(device: &candle_core::Device) -> String {
+    match device.location() {
+        candle_core::DeviceLocation::Cpu => "cpu".into(),
+        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}
+
+/// `micro, 128x128, 20 steps, seeds 0 to 3`.
+fn announcement(request: &Request) -> String {
+    let Request {
+        model,
+        width_px,
+        height_px,
+        steps,
+        seed,
+        count,
+        ..
+    } = request;
+    let seeds = match count {
+        1 => format!("seed {seed}"),
+        _ => format!("seeds {seed} to {}", seed.saturating_add(*count as u64 - 1)),
+    };
+    format!("{model}, {width_px}x{height_px}, {steps} steps, {seeds}")
+}
+
+fn write(
+    images: &[RgbImage],
+    receipts: &[Receipt],
+    paths: &[PathBuf],
+    force: bool,
+) -> Result<Vec<File>> {
+    let mut files = Vec::new();
+    for ((image, receipt), path) in images.iter().zip(receipts).zip(paths) {
+        let png = encode_png(image, receipt)?;
+        whole_file::write(path, force, &png)?;
+        files.push(File::new(path, receipt.request.seed, &png));
+    }
+    Ok(files)
+}

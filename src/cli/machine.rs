@@ -1,0 +1,104 @@
+//! The processor and memory of this machine.
+
+use serde::Serialize;
+
+/// What the CPU path will find.
+#[derive(Debug, Serialize)]
+pub struct Machine {
+    /// The processor's name.
+    pub cpu: Option<String>,
+    /// Threads that this process may use.
+    pub threads: usize,
+    /// SIMD extensions that fast kernels look for, as far as this processor has them.
+    pub simd: Vec<&'static str>,
+    /// Memory installed, or what the container allows if that is less.
+    pub memory_bytes: Option<u64>,
+    /// Memory that could be taken now.
+    pub memory_available_bytes: Option<u64>,
+}
+
+impl Machine {
+    /// Asks the processor and the system.
+    pub fn look() -> Self {
+        let installed = meminfo("MemTotal");
+        let limit = cgroup("memory.max");
+        let left = limit.and_then(|max| Some(max.saturating_sub(cgroup("memory.current")?)));
+        let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
+        Self {
+            cpu: cpu_name(),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            simd: simd(),
+            memory_bytes: least(installed, limit),
+            memory_available_bytes: least(meminfo("MemAvailable"), left),
+        }
+    }
+}
+
+fn cpu_name() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text
+        .lines()
+        .find(|l| l.starts_with("model name") || l.starts_with("Model"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+/// A value of /proc/meminfo; the file counts in units of 1024 bytes.
+fn meminfo(key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    value
+        .split_whitespace()
+        .next()?
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1024)
+}
+
+/// A value of the control group (version 2) that a container sees as its root.
+fn cgroup(file: &str) -> Option<u64> {
+    std::fs::read_to_string(format!("/sys/fs/cgroup/{file}"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// Names of those that `$detect!` finds.
+macro_rules! present {
+    ($detect:path, $($name:tt)*) => {{
+        use $detect as detect;
+        [$(($name, detect!($name))),*].into_iter().filter(|(_, has)| *has).map(|(n, _)| n).collect()
+    }};
+}
+
+#[cfg(target_arch = "x86_64")]
+fn simd() -> Vec<&'static str> {
+    present!(std::is_x86_feature_detected,
+        "sse4.2" "avx" "avx2" "fma" "f16c" "avxvnni" "avx512f" "avx512vnni" "avx512bf16" "avx512fp16")
+}
+
+#[cfg(target_arch = "aarch64")]
+fn simd() -> Vec<&'static str> {
+    present!(std::arch::is_aarch64_feature_detected, "neon" "dotprod" "fp16" "bf16" "i8mm" "sve")
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn simd() -> Vec<&'static str> {
+    Vec::new()
+}
+
+/// Those that the whole binary was compiled for.
+pub fn compiled_for() -> Vec<&'static str> {
+    [
+        ("avx2", cfg!(target_feature = "avx2")),
+        ("fma", cfg!(target_feature = "fma")),
+        ("avx512f", cfg!(target_feature = "avx512f")),
+        ("neon", cfg!(target_feature = "neon")),
+    ]
+    .into_iter()
+    .filter(|(_, on)| *on)
+    .map(|(name, _)| name)
+    .collect()
+}

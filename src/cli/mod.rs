@@ -1,0 +1,73 @@
+//! The commands. What was typed stands in clap's structures, what it means in the library's types.
+
+mod completions;
+mod doctor;
+mod dump;
+mod failure;
+mod generate;
+mod inspect;
+mod interrupt;
+mod machine;
+mod man;
+mod model;
+mod models;
+mod progress;
+mod stdout;
+mod whole_file;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  darkroom generate \"a red apple on a blue background\"
+  darkroom generate \"a lighthouse at night\" --model sdxl-base --seed 7 --count 4 -o night/
+  darkroom inspect a-red-apple-on-a-blue-background-0.png";
+
+/// Makes images from text with SDXL models.
+#[derive(Parser)]
+#[command(name = "darkroom", version, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make images from a prompt
+    #[command(visible_alias = "g")]
+    Generate(Box<generate::Args>),
+    /// Show how an image was made
+    Inspect(inspect::Args),
+    /// List the models known by name, or fetch one
+    Models(models::ModelsArgs),
+    /// Show what this build and this machine can do
+    Doctor(doctor::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+    /// Print the manual page
+    Man(man::Args),
+}
+
+/// Runs the command line. Every failure ends as words and an exit code.
+pub fn main() -> ExitCode {
+    failure::guard(|| match Cli::parse().command {
+        Command::Generate(args) => generate::run(*args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Models(args) => models::run(args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Man(args) => man::run(&args, Cli::command()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

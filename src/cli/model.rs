@@ -1,0 +1,181 @@
+//! From `--model` to a checkpoint and the defaults that a request takes from it.
+
+use std::path::Path;
+
+use super::models::FetchProgress;
+use crate::config::{UnetConfig, VaeConfig};
+use crate::error::{Error, Result};
+use crate::request::{Request, Size};
+use crate::scheduler::{SchedulerKind, TimestepSpacing};
+use crate::weights::checkpoint::{Checkpoint, Component};
+use crate::weights::fetch::{self, FetchEvent, FetchOptions};
+use crate::weights::manifest::{Manifest, ManifestError, Model, Source};
+use anyhow::Context;
+
+/// The model where none is named: it is in the binary.
+pub const DEFAULT_MODEL: &str = "micro";
+/// Steps and guidance of diffusers' pipeline, for a folder that names none.
+const DIFFUSERS_STEPS: usize = 50;
+const DIFFUSERS_GUIDANCE: f64 = 5.0;
+
+/// What a request gets where nothing was said.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    pub size: Size,
+    pub steps: usize,
+    pub guidance: f64,
+    pub scheduler: Option<SchedulerKind>,
+    pub timestep_spacing: Option<TimestepSpacing>,
+}
+
+/// A model that was found, not yet fetched.
+pub enum Found {
+    /// An entry of the manifest.
+    Named(Box<Manifest>, Model),
+    /// A folder, opened.
+    Folder(String, Checkpoint),
+}
+
+/// Finds a model by name, else as a folder.
+pub fn find(manifest: Manifest, name: &str) -> Result<Found> {
+    let unknown = match manifest.model(name) {
+        Ok(model) => {
+            let model = model.clone();
+            return Ok(Found::Named(Box::new(manifest), model));
+        }
+        Err(unknown @ ManifestError::UnknownModel { .. }) => unknown,
+        Err(other) => return Err(other.into()),
+    };
+    let path = Path::new(name);
+    match path.is_dir() || name.contains(std::path::is_separator) {
+        true => Ok(Found::Folder(name.to_owned(), Checkpoint::open(path)?)),
+        false => Err(unknown.into()),
+    }
+}
+
+impl Found {
+    /// What a request calls it.
+    pub fn name(&self) -> &str {
+        match self {
+            Found::Named(_, model) => &model.name,
+            Found::Folder(path, _) => path,
+        }
+    }
+
+    /// Its defaults, before anything is fetched.
+    pub fn defaults(&self) -> anyhow::Result<Defaults> {
+        match self {
+            Found::Named(_, model) => {
+                let known = model.defaults.as_ref().ok_or_else(|| {
+                    Error::Request(format!(
+                        "`{}` is a part of other models and draws nothing by itself",
+                        model.name
+                    ))
+                })?;
+                let spacing = known.timestep_spacing.as_deref().map(spacing).transpose()?;
+                Ok(Defaults {
+                    size: Size {
+                        height_px: known.height as usize,
+                        width_px: known.width as usize,
+                    },
+                    steps: known.steps as usize,
+                    guidance: known.guidance,
+                    scheduler: Some(known.scheduler.parse().map_err(Error::from)?),
+                    timestep_spacing: spacing,
+                })
+            }
+            Found::Folder(_, checkpoint) => Ok(Defaults {
+                size: Geometry::of(checkpoint)?.default_size()?,
+                steps: DIFFUSERS_STEPS,
+                guidance: DIFFUSERS_GUIDANCE,
+                scheduler: None,
+                timestep_spacing: None,
+            }),
+        }
+    }
+
+    /// Its files, fetched if they are not here.
+    pub fn checkpoint(self, half: bool, offline: bool, quiet: bool) -> anyhow::Result<Checkpoint> {
+        let (manifest, model) = match self {
+            Found::Folder(_, checkpoint) => return Ok(checkpoint),
+            Found::Named(manifest, model) => (manifest, model),
+        };
+        if model.source == Source::Embedded {
+            return Ok(Checkpoint::micro()?);
+        }
+        let mut options = FetchOptions::from_env().map_err(Error::from)?;
+        options.offline |= offline;
+        let mut progress = FetchProgress::new();
+        let mut show = |event: FetchEvent<'_>| {
+            // The licence and warnings are not progress.
+            if !quiet || matches!(event, FetchEvent::Licence { .. } | FetchEvent::Warning(_)) {
+                progress.on(&event);
+            }
+        };
+        let files = fetch::fetch(&manifest, &model, &options, &mut show).map_err(Error::from)?;
+        progress.finish();
+        Checkpoint::from_files(&files, half).with_context(|| format!("model `{}`", model.name))
+    }
+}
+
+fn spacing(name: &str) -> anyhow::Result<TimestepSpacing> {
+    serde_json::from_value(name.into())
+        .with_context(|| format!("weights.toml: `{name}` is not a timestep spacing"))
+}
+
+/// What the configs say about sizes.
+#[derive(Clone, Copy, Debug)]
+pub struct Geometry {
+    /// Latent height and width that the UNet was made for.
+    pub sample_size: Option<[usize; 2]>,
+    /// Channels of the latents.
+    pub latent_channels: usize,
+    /// Pixels per latent along each edge.
+    pub vae_factor: usize,
+}
+
+impl Geometry {
+    /// Reads both configs.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        let unet = UnetConfig::load(checkpoint.folder(Component::Unet)?)?;
+        let vae = VaeConfig::load(checkpoint.folder(Component::Vae)?)?;
+        Ok(Self {
+            sample_size: unet.sample_size,
+            latent_channels: unet.in_channels,
+            vae_factor: vae.factor(),
+        })
+    }
+
+    /// Refuses a size that latents cannot have.
+    pub fn check(&self, request: &Request) -> Result<()> {
+        let step = self.vae_factor;
+        for (option, px) in [
+            ("--width", request.width_px),
+            ("--height", request.height_px),
+        ] {
+            if !px.is_multiple_of(step) {
+                let (below, above) = (px / step * step, px.div_ceil(step) * step);
+                let near = if below == 0 {
+                    above.to_string()
+                } else {
+                    format!("{below} or {above}")
+                };
+                return Err(Error::Request(format!(
+                    "{option} {px} is not a multiple of {step}, as this model needs: take {near}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The size that the model was made for.
+    pub fn default_size(&self) -> Result<Size> {
+        let [height, width] = self.sample_size.ok_or_else(|| {
+            Error::Request("this model's config names no size: give --width and --height".into())
+        })?;
+        Ok(Size {
+            height_px: height * self.vae_factor,
+            width_px: width * self.vae_factor,
+        })
+    }
+}

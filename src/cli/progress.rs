@@ -1,0 +1,134 @@
+//! Progress on stderr.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use crate::error::Result;
+use crate::observe::{Event, Observer, Stage};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+
+use super::failure::say;
+
+/// How often a bar is redrawn while a step lasts.
+const TICK: Duration = Duration::from_millis(200);
+
+/// The progress observer for this stderr: bars on a terminal, else one line a stage.
+pub fn observer(quiet: bool) -> Box<dyn Observer> {
+    match (quiet, std::io::stderr().is_terminal()) {
+        (true, _) => Box::new(()),
+        (false, true) => Box::new(Bars::default()),
+        (false, false) => Box::new(Lines::default()),
+    }
+}
+
+/// One bar a stage; a finished stage stays as a line.
+#[derive(Default)]
+struct Bars {
+    bar: Option<ProgressBar>,
+    began: Option<Instant>,
+    steps: usize,
+}
+
+impl Drop for Bars {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Observer for Bars {
+    fn on(&mut self, event: Event<'_>) -> Result<()> {
+        match event {
+            Event::StageBegin { stage, steps } => {
+                let bar = ProgressBar::new(steps as u64).with_style(style());
+                bar.set_prefix(stage.name());
+                bar.enable_steady_tick(TICK);
+                (self.bar, self.began, self.steps) = (Some(bar), Some(Instant::now()), steps);
+            }
+            Event::StepEnd { .. } => {
+                if let Some(bar) = &self.bar {
+                    bar.inc(1);
+                }
+            }
+            Event::StageEnd { stage } => {
+                if let (Some(bar), Some(began)) = (self.bar.take(), self.began) {
+                    bar.finish_and_clear();
+                    say(&summary(stage, self.steps, began.elapsed()));
+                }
+            }
+            Event::StepBegin { .. } | Event::Tensor { .. } => {}
+        }
+        Ok(())
+    }
+}
+
+fn style() -> ProgressStyle {
+    ProgressStyle::with_template("{prefix:12} {bar:30} {pos}/{len}  {rate}  {eta} left")
+        .expect("a constant template")
+        .progress_chars("=> ")
+        .with_key(
+            "rate",
+            |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                // A formatter that fails has nowhere to say so.
+                let _ = out.write_str(&rate(state.per_sec()));
+            },
+        )
+}
+
+/// One line a stage.
+#[derive(Default)]
+struct Lines {
+    began: Option<Instant>,
+    steps: usize,
+}
+
+impl Observer for Lines {
+    fn on(&mut self, event: Event<'_>) -> Result<()> {
+        match event {
+            Event::StageBegin { steps, .. } => {
+                (self.began, self.steps) = (Some(Instant::now()), steps);
+            }
+            Event::StageEnd { stage } => {
+                if let Some(began) = self.began {
+                    say(&summary(stage, self.steps, began.elapsed()));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// `denoise          1.25 s  20 steps, 16.0 steps/s`; a rate only where steps are alike.
+fn summary(stage: Stage, steps: usize, time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    let mut line = format!("{:12} {seconds:8.2} s", stage.name());
+    if stage == Stage::Denoise && seconds > 0.0 {
+        let _ = write!(line, "  {steps} steps, {}", rate(steps as f64 / seconds));
+    }
+    line
+}
+
+/// Steps a second, or seconds a step where that is the larger number.
+fn rate(per_second: f64) -> String {
+    match per_second {
+        r if r >= 1.0 => format!("{r:.1} steps/s"),
+        r if r > 0.0 => format!("{:.1} s/step", 1.0 / r),
+        _ => "- steps/s".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_read_well() {
+        assert_eq!(rate(16.04), "16.0 steps/s");
+        assert_eq!(rate(0.25), "4.0 s/step");
+        assert_eq!(rate(0.0), "- steps/s");
+        style(); // its template parses
+    }
+}

@@ -1,0 +1,3 @@
+//! What happened in a run: observers that measure.
+
+pub mod timer;
