@@ -16,10 +16,10 @@ pub const FILE: &str = "config.json";
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub enum PerLevel<T> {
+    /// By level, from the finest. (Tried first: where T may itself be a list, a list is one by level.)
+    Each(Vec<T>),
     /// The same everywhere.
     One(T),
-    /// By level, from the finest.
-    Each(Vec<T>),
 }
 
 impl<T: Clone> PerLevel<T> {

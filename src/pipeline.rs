@@ -65,9 +65,7 @@ impl Pipeline {
         }
         let steps = towers.len() + 2;
         stage(observer, Stage::Load, steps, |observer| {
-            let scheduler = checkpoint
-                .folder(Component::Scheduler)?
-                .json("scheduler_config.json")?;
+            let scheduler = load_scheduler(checkpoint)?;
             let mut parts = Vec::new();
             for (i, tower) in towers.iter().enumerate() {
                 parts.push(step(observer, Stage::Load, i, |_| {
@@ -351,6 +349,15 @@ impl Pipeline {
             Ok(Tensor::cat(&images, 0)?)
         })
     }
+}
+
+fn load_scheduler(checkpoint: &Checkpoint) -> Result<SchedulerConfig> {
+    const FILE: &str = "scheduler_config.json";
+    let folder = checkpoint.folder(Component::Scheduler)?;
+    let wrong = |problem: String| Error::checkpoint(folder.describe(FILE), problem);
+    let bytes = folder.read(FILE)?;
+    let text = std::str::from_utf8(&bytes).map_err(|e| wrong(e.to_string()))?;
+    SchedulerConfig::from_json(text).map_err(|e| wrong(e.to_string()))
 }
 
 /// The multiple of `step` nearest to `edge`, at least one step.

@@ -59,7 +59,8 @@ pub struct Tokenizer {
 pub struct Tokens {
     /// One or more chunks of `max_length` ids: BOS, text, EOS, padding.
     pub chunks: Vec<Vec<u32>>,
-    /// The end of the text that did not fit, when cut.
+    /// The end of the text that did not fit, when cut; it begins with the character, whole, at
+    /// which the ids end.
     pub cut: Option<String>,
 }
 
