@@ -139,7 +139,7 @@ fn a_prompt_becomes_a_png_named_after_it() {
     let second = "a-red-apple-on-a-blue-background-0-2.png";
     assert_eq!(stdout(&again), format!("{second}\n"));
     assert_eq!(stderr(&again), "");
-    assert_eq!(room.read(name), room.read(second));
+    assert!(room.read(name) == room.read(second));
 }
 
 #[test]
@@ -180,9 +180,9 @@ fn a_receipt_makes_the_same_file_again() {
     assert_eq!(room.files(), ["x-000.png", "x-001.png"]);
     for name in ["x-000.png", "x-001.png"] {
         room.run(&["generate", "--from", name, "-o", "again.png", "--force"]);
-        assert_eq!(room.read("again.png"), room.read(name), "{name}");
+        assert!(room.read("again.png") == room.read(name), "{name}");
     }
-    assert_ne!(room.read("x-000.png"), room.read("x-001.png"));
+    assert!(room.read("x-000.png") != room.read("x-001.png"));
 
     // An option beside it changes its request, and nothing else of it.
     room.generate(&[
@@ -334,11 +334,11 @@ fn latents_from_a_file_take_the_place_of_the_seeds() {
         pixels("y.png"),
         "the seed has no part in it"
     );
-    assert_ne!(pixels("x-000.png"), pixels("y.png"));
+    assert!(pixels("x-000.png") != pixels("y.png"));
 
     // The receipt leads back to the row, and notices another file.
     room.generate(&["--from", "x-001.png", "-o", "again.png"]);
-    assert_eq!(room.read("again.png"), room.read("x-001.png"));
+    assert!(room.read("again.png") == room.read("x-001.png"));
     fs::copy(room.path("last.safetensors"), room.path("two.safetensors")).expect("room for it");
     let says = [
         "two.safetensors",
@@ -437,7 +437,7 @@ fn an_initial_image_is_gone_from_and_checked() {
     );
     assert!(stderr(&output).contains("vae_encode"));
     room.generate(&["--from", "x.png", "-o", "y.png"]);
-    assert_eq!(room.read("x.png"), room.read("y.png"));
+    assert!(room.read("x.png") == room.read("y.png"));
 
     picture
         .save_with_format(room.path("in.png"), image::ImageFormat::Jpeg)
@@ -558,7 +558,7 @@ fn a_folder_in_diffusers_layout_is_a_model_too() {
             .expect("a PNG file")
             .into_rgb8()
     };
-    assert_eq!(pixels("embedded.png"), pixels("folder.png"));
+    assert!(pixels("embedded.png") == pixels("folder.png"));
 }
 
 #[test]
@@ -580,7 +580,7 @@ fn outputs_are_checked_before_the_work() {
         &generate(&["--dump", "x.png"]),
     );
     room.refuses(1, &["/no/d"], &generate(&["--dump", "/no/d"]));
-    assert_eq!(room.read("x.png"), b"mine");
+    assert!(room.read("x.png") == b"mine");
     if cfg!(target_os = "linux") {
         room.refuses(1, &["/proc/x.png"], &generate(&["-o", "/proc/x.png"]));
     }
@@ -602,7 +602,7 @@ fn a_long_prompt_is_cut_with_a_warning() {
             .expect("a PNG file")
             .into_rgb8()
     };
-    assert_ne!(pixels("cut.png"), pixels("whole.png"));
+    assert!(pixels("cut.png") != pixels("whole.png"));
 }
 
 #[test]
