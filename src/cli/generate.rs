@@ -51,7 +51,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let half = request.precision.vae == Dtype::F16;
     let checkpoint = found.checkpoint(half, args.offline, args.quiet)?;
     let geometry = Geometry::of(&checkpoint)?;
-    geometry.check(&request)?;
+    request.latent_size(geometry.vae_factor)?;
     if let Some((path, _, noise)) = &noise {
         noise.fits(path, &request, geometry)?;
     }
