@@ -34,7 +34,7 @@ impl Padding {
     }
 }
 
-/// A convolution: weight kept as [out, kernel, kernel, in], bias [out].
+/// A convolution: weight kept as [out, kernel, kernel, in], bias `[out]`.
 #[derive(Clone, Debug)]
 pub struct Conv2d {
     weight: Tensor,
@@ -64,7 +64,7 @@ impl Conv2d {
         }
     }
 
-    /// A convolution of the given tensors: weight [out, in, kernel, kernel], bias [out].
+    /// A convolution of the given tensors: weight [out, in, kernel, kernel], bias `[out]`.
     pub fn new(weight: &Tensor, bias: Tensor, stride: usize, padding: Padding) -> Result<Self> {
         let weight = weight.permute((0, 2, 3, 1))?.contiguous()?; // [out, kernel, kernel, in]
         Ok(Self {

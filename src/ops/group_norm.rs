@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::Activation;
 use super::cpu::{Values, store, vectorised};
 
-/// A group norm: weight and bias [C].
+/// A group norm: weight and bias `[C]`.
 #[derive(Clone, Debug)]
 pub struct GroupNorm {
     weight: Tensor,
@@ -32,7 +32,7 @@ impl GroupNorm {
         ))
     }
 
-    /// A norm of the given tensors, [C] each.
+    /// A norm of the given tensors, `[C]` each.
     pub fn new(weight: Tensor, bias: Tensor, groups: usize, eps: f64) -> Self {
         Self {
             weight,

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::cpu::{Values, store, vectorised};
 
-/// A layer norm: weight and bias [C].
+/// A layer norm: weight and bias `[C]`.
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
     weight: Tensor,
@@ -24,7 +24,7 @@ impl LayerNorm {
         ))
     }
 
-    /// A norm of the given tensors, [C] each.
+    /// A norm of the given tensors, `[C]` each.
     pub fn new(weight: Tensor, bias: Tensor, eps: f64) -> Self {
         Self { weight, bias, eps }
     }

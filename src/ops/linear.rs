@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 
 use super::cpu::{Rows, Values, linear_rows, store};
 
-/// A linear layer: weight [out, in], bias [out].
+/// A linear layer: weight [out, in], bias `[out]`.
 #[derive(Clone, Debug)]
 pub struct Linear {
     weight: Tensor,
@@ -30,7 +30,7 @@ impl Linear {
         })
     }
 
-    /// A layer of the given tensors: weight [out, in], bias [out].
+    /// A layer of the given tensors: weight [out, in], bias `[out]`.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
         Self { weight, bias }
     }
