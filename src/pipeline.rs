@@ -106,6 +106,17 @@ impl Pipeline {
         start: Start,
         observer: &mut dyn Observer,
     ) -> Result<Vec<RgbImage>> {
+        // On a worker of the pool, from where an operation hands its parts to other workers without
+        // putting a thread to sleep: a third of a small model's time otherwise.
+        rayon::scope(|_| self.run(request, start, observer))
+    }
+
+    fn run(
+        &self,
+        request: &Request,
+        start: Start,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<RgbImage>> {
         request.validate()?;
         let schedule = self.schedule(request)?;
         let shape = self.latent_shape(request)?;
