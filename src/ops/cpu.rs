@@ -239,32 +239,71 @@ fn gemm_f32(
 /// Weights widened at once by [`linear_rows`]: small enough to stay in a core's cache.
 const WIDEN_VALUES: usize = 1 << 19;
 
-/// `out = x · weightᵀ + bias`: x [m, k], weight [n, k] in any type, out [m, n], all threads.
+/// The fewest rows from which on a row's result does not depend on how many there are, for `n` columns.
+///
+/// For less work gemm 0.19 (gemm-common, src/gemm.rs) takes other ways: a matrix-vector product for
+/// one row, dot products for at most 16·16 results, longer runs of the inner sum for at most 64×64.
+/// Each rounds its sums differently, so an image would depend on how many are made with it.
+fn steady_rows(n: usize) -> usize {
+    let dot_products = 256;
+    let small = if n <= 64 { 64 } else { 1 };
+    (dot_products / n.max(1)).max(small) + 1
+}
+
+/// `out = x · weightᵀ + bias`: x [m, k], weight [n, k] in any type, out [m, n], all threads. A row of
+/// `out` depends on its row of `x` only, to the bit.
 pub fn linear_rows(out: &mut [f32], x: Rows, weight: Values, bias: Option<&[f32]>, n: usize) {
     let k = x.cols;
     debug_assert_eq!(weight.len(), n * k);
+    // Half-precision weights are widened block by block, in blocks of about one size.
+    let block = match weight {
+        Values::F32(_) => n,
+        _ => n.div_ceil((n * k).div_ceil(WIDEN_VALUES)).max(1),
+    };
+    let narrowest = if n.is_multiple_of(block) {
+        block
+    } else {
+        n % block
+    };
+    let rows = steady_rows(narrowest);
+    if x.rows < rows {
+        let mut padded_x = vec![0f32; rows * k];
+        for (padded, row) in padded_x.chunks_exact_mut(k).zip(x.data.chunks(x.stride)) {
+            padded.copy_from_slice(&row[..k]);
+        }
+        let mut padded_out = vec![0f32; rows * n];
+        linear_blocks(
+            &mut padded_out,
+            Rows::dense(&padded_x, k),
+            weight,
+            bias,
+            (n, block),
+        );
+        out.copy_from_slice(&padded_out[..out.len()]);
+    } else {
+        linear_blocks(out, x, weight, bias, (n, block));
+    }
+}
+
+/// [`linear_rows`] for enough rows, `block` columns at once.
+fn linear_blocks(
+    out: &mut [f32],
+    x: Rows,
+    weight: Values,
+    bias: Option<&[f32]>,
+    (n, block): (usize, usize),
+) {
+    let k = x.cols;
     if let Some(bias) = bias {
         out.par_chunks_mut(n)
             .for_each(|row| row.copy_from_slice(bias));
     }
     let keep = if bias.is_some() { 1.0 } else { 0.0 };
-    if let Values::F32(weight) = weight {
-        gemm_nt(out, n, keep, x, Rows::dense(weight, k), Threads::All);
-        return;
-    }
-    // Half-precision weights: widen a block of rows, use it, take the next.
-    let block = (WIDEN_VALUES / k).max(1);
     for first in (0..n).step_by(block) {
         let last = (first + block).min(n);
         let rows = weight.slice(first * k..last * k).widen();
-        gemm_nt(
-            &mut out[first..],
-            n,
-            keep,
-            x,
-            Rows::dense(&rows, k),
-            Threads::All,
-        );
+        let out = &mut out[first..];
+        gemm_nt(out, n, keep, x, Rows::dense(&rows, k), Threads::All);
     }
 }
 

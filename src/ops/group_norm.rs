@@ -1,9 +1,10 @@
 //! Group normalisation of channels-last images, with the activation that follows it.
 //!
 //! Statistics are exact: each block of pixels gives its channels' means and squared deviations (two
-//! passes over a block that stays in cache), and the blocks are merged in f64 by the update of Chan,
-//! Golub and LeVeque (1979). The plain difference of squares would lose the variance of channels
-//! with a large mean.
+//! passes over a block that stays in cache, corrected for the mean's rounding), and the blocks are
+//! merged in f64 by the update of Chan, Golub and LeVeque ("Algorithms for computing the sample
+//! variance", 1983). The plain difference of squares would lose the variance of channels with a
+//! large mean.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
@@ -66,6 +67,9 @@ impl GroupNorm {
 /// Values in a block of pixels: fits in a core's first-level cache.
 const BLOCK_VALUES: usize = 8 << 10;
 
+/// Pixels in a block, at most: longer sums in float32 would lose digits.
+const BLOCK_PIXELS: usize = 256;
+
 struct GroupNormOp {
     groups: usize,
     eps: f64,
@@ -106,6 +110,8 @@ impl GroupNormOp {
         let width = channels / self.groups;
         let mut means = vec![0f32; channels];
         let mut squares = vec![0f32; channels];
+        // What rounding left out of the means: without it, a mean of 10⁴ deviations is lost.
+        let mut rests = vec![0f32; channels];
         vectorised(
             #[inline(always)]
             || {
@@ -117,8 +123,12 @@ impl GroupNormOp {
                 let scale = 1.0 / pixels as f32;
                 means.iter_mut().for_each(|mean| *mean *= scale);
                 for pixel in block.chunks_exact(channels) {
-                    for ((square, x), mean) in squares.iter_mut().zip(pixel).zip(&means) {
-                        *square += (x - mean) * (x - mean);
+                    for (((square, rest), x), mean) in
+                        squares.iter_mut().zip(&mut rests).zip(pixel).zip(&means)
+                    {
+                        let away = x - mean;
+                        *square += away * away;
+                        *rest += away;
                     }
                 }
             },
@@ -128,15 +138,18 @@ impl GroupNormOp {
             mean: Vec::with_capacity(self.groups),
             squares: Vec::with_capacity(self.groups),
         };
-        for (means, squares) in means.chunks_exact(width).zip(squares.chunks_exact(width)) {
-            let mean = means.iter().map(|&m| f64::from(m)).sum::<f64>() / width as f64;
-            let within = squares.iter().map(|&s| f64::from(s)).sum::<f64>();
-            let between = means
-                .iter()
-                .map(|&m| (f64::from(m) - mean).powi(2))
-                .sum::<f64>();
+        let pixels = pixels as f64;
+        let rests: Vec<f64> = rests.iter().map(|&r| f64::from(r) / pixels).collect();
+        for first in (0..channels).step_by(width) {
+            let group = first..first + width;
+            let means = group.clone().map(|c| f64::from(means[c]) + rests[c]);
+            let mean = means.clone().sum::<f64>() / width as f64;
+            let between: f64 = means.map(|m| (m - mean).powi(2)).sum();
+            let within: f64 = group
+                .map(|c| (f64::from(squares[c]) - rests[c] * rests[c] * pixels).max(0.0))
+                .sum();
             moments.mean.push(mean);
-            moments.squares.push(within + between * pixels as f64);
+            moments.squares.push(within + between * pixels);
         }
         moments
     }
@@ -172,7 +185,7 @@ impl CustomOp3 for GroupNormOp {
         let weight = Values::of(weight, weight_layout)?.widen();
         let bias = Values::of(bias, bias_layout)?.widen();
         let mut out = vec![0f32; wide.len()];
-        let block = (BLOCK_VALUES / channels).max(1) * channels;
+        let block = (BLOCK_VALUES / channels).clamp(1, BLOCK_PIXELS) * channels;
         let image = (wide.len() / dims[0]).max(1);
         for (x, out) in wide.chunks_exact(image).zip(out.chunks_exact_mut(image)) {
             // Merged in the blocks' order, so that the result does not depend on the threads.
@@ -186,16 +199,18 @@ impl CustomOp3 for GroupNormOp {
                 squares: vec![0.0; self.groups],
             };
             let moments = blocks.into_iter().fold(none, Moments::merge);
-            // y = x·scale + shift, by channel.
+            // y = (x − mean)·scale + shift, by channel. The difference is nearly exact; the part of
+            // the mean that float32 does not hold goes into the shift.
             let width = channels / self.groups;
+            let mean: Vec<f32> = (0..channels)
+                .map(|c| moments.mean[c / width] as f32)
+                .collect();
             let (scale, shift): (Vec<f32>, Vec<f32>) = (0..channels)
                 .map(|c| {
                     let variance = moments.squares[c / width] / moments.count;
                     let scale = f64::from(weight[c]) / (variance + self.eps).sqrt();
-                    (
-                        scale as f32,
-                        (f64::from(bias[c]) - moments.mean[c / width] * scale) as f32,
-                    )
+                    let rest = moments.mean[c / width] - f64::from(mean[c]);
+                    (scale as f32, (f64::from(bias[c]) - rest * scale) as f32)
                 })
                 .unzip();
             out.par_chunks_mut(block)
@@ -207,10 +222,10 @@ impl CustomOp3 for GroupNormOp {
                             for (out, x) in
                                 out.chunks_exact_mut(channels).zip(x.chunks_exact(channels))
                             {
-                                for (((out, x), scale), shift) in
-                                    out.iter_mut().zip(x).zip(&scale).zip(&shift)
+                                for ((((out, x), mean), scale), shift) in
+                                    out.iter_mut().zip(x).zip(&mean).zip(&scale).zip(&shift)
                                 {
-                                    *out = x * scale + shift;
+                                    *out = (x - mean) * scale + shift;
                                 }
                             }
                         },

@@ -40,7 +40,7 @@ struct LayerNormOp {
     eps: f64,
 }
 
-/// Sum in eight interleaved parts, so that the loop vectorises.
+/// Sum in sixteen interleaved parts, so that the loop vectorises.
 #[inline(always)]
 fn sum(values: impl ExactSizeIterator<Item = f32>) -> f32 {
     let mut parts = [0f32; 16];
@@ -82,12 +82,15 @@ impl CustomOp3 for LayerNormOp {
                     #[inline(always)]
                     || {
                         let mean = sum(x.iter().copied()) / count;
-                        let variance = sum(x.iter().map(|x| (x - mean) * (x - mean))) / count;
+                        // What rounding left out of the mean (as in group_norm).
+                        let rest = sum(x.iter().map(|x| x - mean)) / count;
+                        let squares = sum(x.iter().map(|x| (x - mean) * (x - mean)));
+                        let variance = (squares / count - rest * rest).max(0.0);
                         let scale = 1.0 / (variance + self.eps as f32).sqrt();
                         for (((out, x), weight), bias) in
                             out.iter_mut().zip(x).zip(weight.iter()).zip(bias.iter())
                         {
-                            *out = (x - mean) * scale * weight + bias;
+                            *out = (x - mean - rest) * scale * weight + bias;
                         }
                     },
                 )

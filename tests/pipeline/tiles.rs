@@ -1,0 +1,121 @@
+//! Decoding in tiles shows no seam.
+//!
+//! The difference of the tiled picture to the whole one is smooth where tiles are blended well. A
+//! seam is a line across which it jumps: the mean jump across each line of pixels is compared with
+//! the median line's.
+
+use candle_core::{DType, Device, Tensor};
+use darkroom::config::VaeConfig;
+use darkroom::rng::{NoiseSource, TorchCpu};
+use darkroom::vae::Vae;
+use darkroom::weights::checkpoint::{Checkpoint, Component};
+
+use crate::psnr;
+
+fn vae() -> Vae {
+    let checkpoint = Checkpoint::micro().unwrap();
+    let config = VaeConfig::load(checkpoint.folder(Component::Vae).unwrap()).unwrap();
+    let weights = checkpoint.weights(Component::Vae, DType::F32, &Device::Cpu);
+    Vae::load(config, weights.unwrap()).unwrap()
+}
+
+/// Latents of unit size [1, 4, h, w]: slow waves, with `texture` of noise.
+fn latents(height: usize, width: usize, texture: f32) -> Tensor {
+    let mut values = TorchCpu::new(3).randn(4 * height * width);
+    for (i, value) in values.iter_mut().enumerate() {
+        let (c, y, x) = (i / (height * width), i / width % height, i % width);
+        let (y, x) = (y as f32 / height as f32, x as f32 / width as f32);
+        let wave =
+            (6.0 * x + 2.0 * y + c as f32).sin() + (5.0 * y - 3.0 * x * (c + 1) as f32).cos();
+        *value = *value * texture + wave;
+    }
+    Tensor::from_vec(values, (1, 4, height, width), &Device::Cpu).unwrap()
+}
+
+/// Tiles side by side, each decoded as a picture of its own: what blending is there to mend.
+fn naive(vae: &Vae, latents: &Tensor, tile: usize) -> Tensor {
+    let (_, _, height, width) = latents.dims4().unwrap();
+    let rows: Vec<Tensor> = (0..height)
+        .step_by(tile)
+        .map(|y| {
+            let row = latents.narrow(2, y, tile).unwrap();
+            let parts: Vec<Tensor> = (0..width)
+                .step_by(tile)
+                .map(|x| vae.decode(&row.narrow(3, x, tile).unwrap()).unwrap())
+                .collect();
+            Tensor::cat(&parts, 3).unwrap()
+        })
+        .collect();
+    Tensor::cat(&rows, 2).unwrap()
+}
+
+/// Mean jump across each line of pixels, over columns then rows.
+fn jumps(difference: &Tensor) -> Vec<f64> {
+    let mut all = Vec::new();
+    for axis in [3, 2] {
+        let length = difference.dim(axis).unwrap();
+        let after = difference.narrow(axis, 1, length - 1).unwrap();
+        let before = difference.narrow(axis, 0, length - 1).unwrap();
+        let jump = (after - before).unwrap().abs().unwrap();
+        let others = [0, 1, 5 - axis];
+        let lines = jump.mean(others.as_slice()).unwrap();
+        let lines = lines
+            .to_dtype(DType::F64)
+            .unwrap()
+            .to_vec1::<f64>()
+            .unwrap();
+        all.extend(lines);
+    }
+    all
+}
+
+struct Seam {
+    /// Largest mean jump across a line, in 8-bit levels.
+    worst_levels: f64,
+    /// The same, by the median line's jump.
+    stands_out: f64,
+    psnr_db: f64,
+}
+
+fn seam(got: &Tensor, whole: &Tensor) -> Seam {
+    let values = |t: &Tensor| {
+        let flat = t.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
+        flat.to_vec1::<f64>().unwrap().into_iter()
+    };
+    let mut jumps = jumps(&(got - whole).unwrap());
+    jumps.sort_by(f64::total_cmp);
+    let (worst, median) = (jumps[jumps.len() - 1], jumps[jumps.len() / 2]);
+    Seam {
+        worst_levels: worst * 127.5, // pixels span −1…1
+        stands_out: worst / median,
+        psnr_db: psnr(values(got), values(whole), 2.0),
+    }
+}
+
+#[test]
+fn no_seam_shows() {
+    let vae = vae();
+    for (height, width, tile, texture) in [
+        (32, 48, 16, 0.0),
+        (32, 48, 16, 0.3),
+        (32, 48, 16, 1.0),
+        (64, 64, 16, 0.3),
+        (32, 32, 8, 0.0),
+        (32, 32, 8, 1.0),
+    ] {
+        let latents = vae.unscale(&latents(height, width, texture)).unwrap();
+        let whole = vae.decode(&latents).unwrap();
+        let tiled = vae
+            .decode_tiled(&latents, tile, |_, decode| decode())
+            .unwrap();
+        let blended = seam(&tiled, &whole);
+        let cut = seam(&naive(&vae, &latents, tile), &whole);
+        for (name, seam) in [("blended", blended), ("cut", cut)] {
+            println!(
+                "{height}×{width} in {tile}, texture {texture}: {name:8} {:.1} dB, worst line {:.2} \
+                 levels, {:.1} medians",
+                seam.psnr_db, seam.worst_levels, seam.stands_out
+            );
+        }
+    }
+}
