@@ -96,7 +96,7 @@ fn linear(c: &mut Criterion) {
     );
     let mut group = c.benchmark_group(format!("linear {rows}x{inputs}x{outputs}"));
     group.throughput(Throughput::Elements((2 * rows * inputs * outputs) as u64));
-    let ours = Linear::new(weight.clone(), Some(bias.clone()));
+    let ours = Linear::new(&weight, Some(bias.clone())).expect("a matrix");
     bench(&mut group, "darkroom", || ours.forward(&x));
     let theirs = candle_nn::Linear::new(weight, Some(bias));
     bench(&mut group, "candle", || theirs.forward(&x));

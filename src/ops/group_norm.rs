@@ -11,7 +11,7 @@ use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
 use super::Activation;
-use super::cpu::{Values, store, vectorised};
+use super::cpu::{Values, store, task_rows, vectorised};
 
 /// A group norm: weight and bias `[C]`.
 #[derive(Clone, Debug)]
@@ -191,6 +191,7 @@ impl CustomOp3 for GroupNormOp {
             // Merged in the blocks' order, so that the result does not depend on the threads.
             let blocks: Vec<Moments> = x
                 .par_chunks(block)
+                .with_min_len(task_rows(block))
                 .map(|block| self.block_moments(block, channels))
                 .collect();
             let none = Moments {
@@ -215,6 +216,7 @@ impl CustomOp3 for GroupNormOp {
                 .unzip();
             out.par_chunks_mut(block)
                 .zip(x.par_chunks(block))
+                .with_min_len(task_rows(block))
                 .for_each(|(out, x)| {
                     vectorised(
                         #[inline(always)]
