@@ -78,7 +78,7 @@ impl ClipTextEncoder {
     pub fn forward(&self, ids: &[Vec<u32>], clip_skip: usize) -> Result<TextStates> {
         let depth = self.layers.len();
         // transformers' hidden_states holds the embeddings and every layer's output.
-        let Some(taken) = (depth + 1).checked_sub(clip_skip + 2) else {
+        let Some(taken) = (depth + 1).checked_sub(clip_skip.saturating_add(2)) else {
             return Err(Error::Request(format!(
                 "--clip-skip {clip_skip}: this text encoder has {depth} layers, so at most {}",
                 depth.saturating_sub(1)

@@ -212,8 +212,6 @@ struct UnetFile {
     resnet_time_scale_shift: String,
     #[serde(default)]
     resnet_skip_time_act: bool,
-    #[serde(default = "UnetFile::one")]
-    resnet_out_scale_factor: f64,
     #[serde(default = "UnetFile::positional")]
     time_embedding_type: String,
     time_embedding_dim: Option<usize>,
@@ -320,12 +318,11 @@ pub struct UnetConfig {
     pub mid: Option<Option<TransformerConfig>>,
     /// Levels on the way up, from the coarsest.
     pub up: Vec<LevelConfig>,
-    /// Zeros around an image before it is halved.
+    /// Zeros around an image before it is halved; 0 puts one row and column below and to the right.
     pub downsample_padding: usize,
-    /// Divides the mid block's residual sums.
+    /// Divides the mid block's residual sums. (`resnet_out_scale_factor` is for block types that
+    /// SDXL has not: the reference ignores it in these.)
     pub mid_block_scale_factor: f64,
-    /// Divides the other residual sums.
-    pub resnet_out_scale_factor: f64,
     /// Groups of all group norms.
     pub norm_num_groups: usize,
     /// Eps of the residual blocks' norms.
@@ -552,7 +549,6 @@ impl UnetFile {
             up,
             downsample_padding: self.downsample_padding,
             mid_block_scale_factor: self.mid_block_scale_factor,
-            resnet_out_scale_factor: self.resnet_out_scale_factor,
             norm_num_groups: groups,
             norm_eps: self.norm_eps,
             use_linear_projection: self.use_linear_projection,

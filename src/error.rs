@@ -116,6 +116,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Request(_) => 2,
+            Self::Scheduler(error) if error.is_of_the_request() => 2,
             Self::Cancelled => 130,
             _ => 1,
         }

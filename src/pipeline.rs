@@ -184,17 +184,7 @@ impl Pipeline {
 
     /// The steps that the request asks for.
     pub fn schedule(&self, request: &Request) -> Result<Schedule> {
-        let options = ScheduleOptions {
-            steps: request.steps,
-            scheduler: request.scheduler,
-            timestep_spacing: request.timestep_spacing,
-            ..ScheduleOptions::default()
-        };
-        let schedule = Schedule::new(&self.scheduler, &options)?;
-        Ok(match &request.init_image {
-            Some(init) => schedule.from_strength(init.strength)?,
-            None => schedule,
-        })
+        schedule_of(&self.scheduler, request)
     }
 
     /// [B, L, h, w] of the request's latents.
@@ -327,6 +317,25 @@ impl Pipeline {
             Ok(Tensor::cat(&images, 0)?)
         })
     }
+}
+
+/// The steps that the request asks for, before anything but the scheduler's config is read.
+pub fn schedule(checkpoint: &Checkpoint, request: &Request) -> Result<Schedule> {
+    schedule_of(&load_scheduler(checkpoint)?, request)
+}
+
+fn schedule_of(config: &SchedulerConfig, request: &Request) -> Result<Schedule> {
+    let options = ScheduleOptions {
+        steps: request.steps,
+        scheduler: request.scheduler,
+        timestep_spacing: request.timestep_spacing,
+        ..ScheduleOptions::default()
+    };
+    let schedule = Schedule::new(config, &options)?;
+    Ok(match &request.init_image {
+        Some(init) => schedule.from_strength(init.strength)?,
+        None => schedule,
+    })
 }
 
 fn load_scheduler(checkpoint: &Checkpoint) -> Result<SchedulerConfig> {

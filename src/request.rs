@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::scheduler::{SchedulerKind, TimestepSpacing};
 
+/// Longest edge and largest batch that are taken for meant. What memory holds is less.
+const MAX_EDGE_PX: usize = 1 << 15;
+const MAX_COUNT: usize = 10_000;
+
 /// Everything that decides an image's bits, besides the build and the device.
 ///
 /// It is written into each PNG, and a run that reads it back makes the same image.
@@ -292,6 +296,17 @@ impl Request {
                 "--guidance-rescale {} is above 1",
                 self.guidance_rescale
             ));
+        }
+        if self.count > MAX_COUNT {
+            return wrong(format!(
+                "--count {} is too many: at most {MAX_COUNT} at once",
+                self.count
+            ));
+        }
+        for (option, px) in [("--width", self.width_px), ("--height", self.height_px)] {
+            if px > MAX_EDGE_PX {
+                return wrong(format!("{option} {px} is too large: at most {MAX_EDGE_PX}"));
+            }
         }
         if self.width_px == 0 || self.height_px == 0 {
             return wrong(format!(

@@ -6,14 +6,14 @@ mod output;
 mod plan;
 mod record;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::image_file::{LatentsFile, Receipt, encode_png, read_init_image, read_receipt};
 use crate::measure::timer::StageTimer;
 use crate::observe::Observer;
-use crate::pipeline::{Pipeline, Start};
+use crate::pipeline::{Pipeline, Start, schedule};
 use crate::request::{Dtype, Request};
 use anyhow::Context;
 use image::RgbImage;
@@ -27,7 +27,7 @@ pub use args::Args;
 use latents::Noise;
 use record::{File, Record};
 
-/// Everything that can go wrong without the networks goes wrong before they are loaded.
+/// What can go wrong without the networks goes wrong before they are loaded.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let began = Instant::now();
     threads(&args)?;
@@ -41,6 +41,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let paths = output::paths(args.output.as_deref(), &request, args.force)?;
     if let Some(path) = &args.dump {
         whole_file::check(path, args.force)?;
+        if paths.iter().any(|image| same_file(image, path)) {
+            return Err(Error::file(path, "is the image's name too: give --dump another").into());
+        }
     }
     let device = args.device.open()?;
     let device_name = device_name(&device);
@@ -55,6 +58,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if let Some((path, _, noise)) = &noise {
         noise.fits(path, &request, geometry)?;
     }
+    let sampler = schedule(&checkpoint, &request)?.kind;
 
     let interrupt = Interrupt::install()?;
     let mut timer = StageTimer::default();
@@ -73,7 +77,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let pipeline = Pipeline::load(&checkpoint, request.precision, &device, &mut observers)
         .with_context(|| format!("model `{}`", request.model))?;
     pipeline.prompt_cut(&request)?.iter().for_each(warn);
-    let sampler = pipeline.schedule(&request)?.kind;
     let latents = noise.as_ref().map(|(_, _, noise)| noise.latents.clone());
     let images = pipeline.generate(
         &request,
@@ -95,6 +98,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             receipt.latents = Some(LatentsFile { path, sha256, row });
         }
     }
+    // Another run may have taken a name in the meantime.
+    let paths = match args.output {
+        None => output::paths(None, &request, args.force)?,
+        Some(_) => paths,
+    };
     let files = write(&images, &receipts, &paths, args.force)?;
     if let (Some(dump), Some(path)) = (&dump, &args.dump) {
         dump.write(path, args.force)?;
@@ -107,6 +115,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     paths
         .iter()
         .try_for_each(|path| stdout::line(path.display().to_string()))
+}
+
+/// Whether two paths, whose folders are there, name one file.
+fn same_file(a: &Path, b: &Path) -> bool {
+    let whole = |path: &Path| {
+        Some((
+            whole_file::folder_of(path).canonicalize().ok()?,
+            path.file_name()?.to_owned(),
+        ))
+    };
+    whole(a).is_some_and(|a| Some(a) == whole(b))
 }
 
 /// Sizes the pool that all CPU work shares.
@@ -177,7 +196,7 @@ fn init_image(request: &mut Request) -> Result<Option<RgbImage>> {
     picture.resized(width, height).map(Some)
 }
 
-fn changed(path: &std::path::Path) -> Error {
+fn changed(path: &Path) -> Error {
     Error::file(
         path,
         "is not the file that the image was made from: its SHA-256 differs",

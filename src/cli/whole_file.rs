@@ -18,10 +18,7 @@ fn begin(path: &Path) -> Result<NamedTempFile> {
         builder.tempfile_in(&folder)
     };
     builder().map_err(|e| {
-        // tempfile adds the name of its own random file, which tells nobody anything.
-        let text = e.to_string();
-        let reason = text.split(" at path ").next().unwrap_or_default();
-        let folder = folder.display();
+        let (folder, reason) = (folder.display(), reason(&e));
         Error::file(
             path,
             format!("the folder {folder} takes no new file: {reason}"),
@@ -29,7 +26,8 @@ fn begin(path: &Path) -> Result<NamedTempFile> {
     })
 }
 
-fn folder_of(path: &Path) -> PathBuf {
+/// The folder that `path` lies in.
+pub fn folder_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
@@ -84,10 +82,20 @@ pub fn write(path: &Path, force: bool, bytes: &[u8]) -> Result<()> {
 }
 
 fn unwritten(path: &Path, error: &std::io::Error) -> Error {
+    let reason = reason(error);
     Error::file(
         path,
-        format!("not written, and nothing is left of it: {error}"),
+        format!("not written, and nothing is left of it: {reason}"),
     )
+}
+
+/// The system's words. tempfile adds the name of its own random file, which tells nobody anything.
+fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" at path ")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 #[cfg(test)]

@@ -67,3 +67,17 @@ pub enum SchedulerError {
         timestep: f64,
     },
 }
+
+impl SchedulerError {
+    /// Whether other options would do, with the same checkpoint.
+    pub fn is_of_the_request(&self) -> bool {
+        matches!(
+            self,
+            Self::UnknownName(_)
+                | Self::Steps { .. }
+                | Self::Eta(_)
+                | Self::Strength(_)
+                | Self::NoSteps { .. }
+        )
+    }
+}

@@ -223,6 +223,18 @@ fn load_transformers(
         .collect()
 }
 
+/// Source: diffusers, `models/downsampling.py`, `Downsample2D`.
+fn halving(padding: usize) -> Padding {
+    match padding {
+        0 => Padding {
+            bottom: 1,
+            right: 1,
+            ..Padding::default()
+        },
+        pixels => Padding::all(pixels),
+    }
+}
+
 #[derive(Debug)]
 struct DownBlock {
     resnets: Vec<ResnetBlock>,
@@ -248,7 +260,7 @@ impl DownBlock {
         let downsampler = (!last)
             .then(|| {
                 Conv2d::load(channels, channels, 3, vb.pp("downsamplers.0.conv"))
-                    .map(|conv| conv.with_stride(2, Padding::all(config.downsample_padding)))
+                    .map(|conv| conv.with_stride(2, halving(config.downsample_padding)))
             })
             .transpose()?;
         Ok(Self {

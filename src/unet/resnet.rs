@@ -36,8 +36,7 @@ pub struct ResnetShape {
 }
 
 impl ResnetBlock {
-    /// Reads a block of the UNet; its sum is divided by `scale`, or by the config's own factor
-    /// outside the mid block.
+    /// Reads a block of the UNet; its sum is divided by `scale`.
     pub fn load(
         config: &UnetConfig,
         inputs: usize,
@@ -52,7 +51,7 @@ impl ResnetBlock {
             eps: config.norm_eps,
             embedding: Some(config.time_embedding_width),
         };
-        Self::load_shape(shape, scale * config.resnet_out_scale_factor, vb)
+        Self::load_shape(shape, scale, vb)
     }
 
     /// Reads a block of any shape.
