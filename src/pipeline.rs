@@ -12,6 +12,7 @@ use crate::conditioning::{Conditioning, TextStage, TextTower, time_ids};
 use crate::config::{UnetConfig, VaeConfig};
 use crate::denoise::{Guidance, Noise, denoise, draw};
 use crate::error::{Error, Result};
+use crate::finite::check_finite;
 use crate::observe::{Event, Observer, Stage, stage, step};
 use crate::request::{Dtype, Precision, Request, Rng};
 use crate::rng::{Philox, TorchCpu};
@@ -361,31 +362,4 @@ fn to_image(pixels: &Tensor) -> Result<RgbImage> {
         .map(|v| (v * 255.0).round_ties_even() as u8)
         .collect();
     Ok(RgbImage::from_raw(width as u32, height as u32, bytes).expect("3 bytes for each pixel"))
-}
-
-/// An error that names the stage, if a value is NaN or infinite.
-pub fn check_finite(stage: Stage, tensor: &str, value: &Tensor) -> Result<()> {
-    let values = value
-        .to_dtype(DType::F32)?
-        .flatten_all()?
-        .to_vec1::<f32>()?;
-    let bad = values.iter().filter(|v| !v.is_finite()).count();
-    if bad == 0 {
-        return Ok(());
-    }
-    let component = match stage {
-        Stage::TextEncode => "text",
-        Stage::VaeEncode | Stage::VaeDecode => "vae",
-        _ => "unet",
-    };
-    Err(Error::NotFinite {
-        stage,
-        tensor: tensor.to_owned(),
-        bad,
-        way_out: format!(
-            "half precision overflows in some models: try --dtype {component}=bf16 or \
-             {component}=f32; if it is f32 already, the checkpoint's weights are damaged or the \
-             guidance is far too high"
-        ),
-    })
 }

@@ -13,7 +13,7 @@ use crate::ops::{
     Activation, Conv2d, GroupNorm, Linear, Mask, Padding, attention, to_channels_first,
     to_channels_last, upsample_nearest,
 };
-use crate::unet::{ResnetBlock, ResnetShape};
+use crate::resnet::{ResnetBlock, ResnetShape};
 
 /// Eps of all the VAE's norms; not in its config.
 const EPS: f64 = 1e-6;
@@ -143,7 +143,7 @@ fn resnet(
         eps: EPS,
         embedding: None,
     };
-    ResnetBlock::load_shape(shape, 1.0, vb)
+    ResnetBlock::load(shape, 1.0, vb)
 }
 
 /// The residual blocks of a level: the first changes the channels.

@@ -3,7 +3,6 @@
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
-use crate::config::UnetConfig;
 use crate::error::Result;
 use crate::ops::{Activation, Conv2d, GroupNorm, Linear};
 
@@ -36,26 +35,8 @@ pub struct ResnetShape {
 }
 
 impl ResnetBlock {
-    /// Reads a block of the UNet; its sum is divided by `scale`.
-    pub fn load(
-        config: &UnetConfig,
-        inputs: usize,
-        outputs: usize,
-        scale: f64,
-        vb: VarBuilder,
-    ) -> Result<Self> {
-        let shape = ResnetShape {
-            inputs,
-            outputs,
-            groups: config.norm_num_groups,
-            eps: config.norm_eps,
-            embedding: Some(config.time_embedding_width),
-        };
-        Self::load_shape(shape, scale, vb)
-    }
-
-    /// Reads a block of any shape.
-    pub fn load_shape(shape: ResnetShape, scale: f64, vb: VarBuilder) -> Result<Self> {
+    /// Reads a block; its sum is divided by `scale`.
+    pub fn load(shape: ResnetShape, scale: f64, vb: VarBuilder) -> Result<Self> {
         let ResnetShape {
             inputs,
             outputs,
