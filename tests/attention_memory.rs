@@ -42,7 +42,7 @@ fn memory_grows_with_the_sequence_and_not_with_its_square() {
         assert_eq!(out.dims(), [1, length, 16]);
         PEAK.load(Relaxed) - before
     };
-    peak_of(64); // threads and their buffers come into being
+    peak_of(8192); // threads and their buffers come into being
     let (short, long) = (peak_of(1024), peak_of(8192));
     let matrix = 8192 * 8192 * size_of::<f32>();
     println!("peak {short} bytes for 1024 positions, {long} for 8192; the matrix has {matrix}");
