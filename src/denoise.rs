@@ -48,13 +48,7 @@ pub fn denoise(
     for (index, at) in schedule.steps.iter().enumerate() {
         latents = step(observer, Stage::Denoise, index, |observer| {
             let input = (&latents * at.input_scale)?;
-            let output = if prepared.rows() == 2 {
-                let doubled = Tensor::cat(&[&input, &input], 0)?; // [2B, L, h, w]
-                let both = unet.forward(&doubled, at.timestep, prepared)?.chunk(2, 0)?;
-                guide(&both[0], &both[1], guidance.scale, guidance.rescale)?
-            } else {
-                unet.forward(&input, at.timestep, prepared)?
-            };
+            let output = predict(unet, &input, at.timestep, prepared, guidance)?;
             let fresh = match at.next.noise {
                 0.0 => None,
                 _ => Some(draw(noise, latents.dims(), latents.device())?),
@@ -69,6 +63,30 @@ pub fn denoise(
         })?;
     }
     Ok(latents)
+}
+
+/// The network's output for latents [B, L, h, w], guided where there are two rows to guide between.
+///
+/// Image by image: a matrix product's rounding depends on its number of rows, and an image must not
+/// depend on its neighbours. On the CPU a larger batch would gain nothing.
+fn predict(
+    unet: &Unet,
+    latents: &Tensor,
+    timestep: f64,
+    prepared: &Prepared,
+    guidance: Guidance,
+) -> Result<Tensor> {
+    let one = |i| {
+        let latents = latents.narrow(0, i, 1)?;
+        if prepared.rows() != 2 {
+            return unet.forward(&latents, timestep, prepared);
+        }
+        let doubled = Tensor::cat(&[&latents, &latents], 0)?; // [2, L, h, w]
+        let both = unet.forward(&doubled, timestep, prepared)?.chunk(2, 0)?;
+        guide(&both[0], &both[1], guidance.scale, guidance.rescale)
+    };
+    let outputs = (0..latents.dim(0)?).map(one).collect::<Result<Vec<_>>>()?;
+    Ok(Tensor::cat(&outputs, 0)?)
 }
 
 /// Applies a step's coefficients: latents and model output [B, L, h, w] → the next latents.

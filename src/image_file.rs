@@ -19,6 +19,7 @@ pub use resize::lanczos;
 
 use crate::error::{Error, Result};
 use crate::request::{InitImage, Request};
+use crate::scheduler::SchedulerKind;
 
 /// PNG keyword of the receipt.
 pub const RECEIPT_KEY: &str = "darkroom";
@@ -43,6 +44,8 @@ pub struct Receipt {
     pub request: Request,
     /// What it ran on: `cpu`, `cuda:0`.
     pub device: String,
+    /// The sampler that ran: the request's, or the checkpoint's own.
+    pub sampler: SchedulerKind,
     /// Noise from a file, where the seed did not make it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latents: Option<LatentsFile>,
@@ -62,7 +65,7 @@ pub struct LatentsFile {
 
 impl Receipt {
     /// The receipt of image `index` of a batch: a request of its own, with seed + index.
-    pub fn of_image(request: &Request, index: usize, device: &str) -> Self {
+    pub fn of_image(request: &Request, index: usize, device: &str, sampler: SchedulerKind) -> Self {
         Self {
             schema: RECEIPT_SCHEMA,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -72,6 +75,7 @@ impl Receipt {
                 ..request.clone()
             },
             device: device.to_owned(),
+            sampler,
             latents: None,
         }
     }
@@ -106,9 +110,7 @@ impl Receipt {
             None => String::new(),
         };
         let mut fields = vec![format!("Steps: {}", self.request.steps)];
-        if let Some(scheduler) = self.request.scheduler {
-            fields.push(format!("Sampler: {scheduler}"));
-        }
+        fields.push(format!("Sampler: {}", sampler_name(self.sampler)));
         fields.push(format!("CFG scale: {}", self.request.guidance));
         fields.push(format!("Seed: {}", self.request.seed));
         fields.push(format!("Size: {width_px}x{height_px}"));
@@ -122,6 +124,21 @@ impl Receipt {
         }
         fields.push(format!("Version: darkroom {}", self.version));
         format!("{prompt}{negative}\n{}", fields.join(", "))
+    }
+}
+
+/// AUTOMATIC1111's name (modules/sd_samplers_kdiffusion.py, sd_samplers_timesteps.py); TCD is not
+/// among them.
+fn sampler_name(kind: SchedulerKind) -> &'static str {
+    match kind {
+        SchedulerKind::Euler => "Euler",
+        SchedulerKind::EulerKarras => "Euler, Schedule type: Karras",
+        SchedulerKind::EulerAncestral => "Euler a",
+        SchedulerKind::Ddim => "DDIM",
+        SchedulerKind::DpmSolver2M => "DPM++ 2M",
+        SchedulerKind::DpmSolver2MKarras => "DPM++ 2M, Schedule type: Karras",
+        SchedulerKind::Lcm => "LCM",
+        SchedulerKind::Tcd => "TCD",
     }
 }
 

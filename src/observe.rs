@@ -94,8 +94,8 @@ pub enum Event<'a> {
     },
 }
 
-/// Watches a run. An error ends it; that is how a run is cancelled.
-pub trait Observer {
+/// Watches a run, from whatever thread runs it. An error ends it; that is how a run is cancelled.
+pub trait Observer: Send {
     /// Called synchronously at each event.
     fn on(&mut self, event: Event<'_>) -> Result<()>;
 }

@@ -13,7 +13,7 @@ use crate::config::{UnetConfig, VaeConfig};
 use crate::denoise::{Guidance, Noise, denoise, draw};
 use crate::error::{Error, Result};
 use crate::observe::{Event, Observer, Stage, stage, step};
-use crate::request::{Dtype, Precision, Request, Rng, Size};
+use crate::request::{Dtype, Precision, Request, Rng};
 use crate::rng::{Philox, TorchCpu};
 use crate::scheduler::{Schedule, ScheduleOptions, SchedulerConfig};
 use crate::unet::{Prepared, Unet};
@@ -106,6 +106,17 @@ impl Pipeline {
         start: Start,
         observer: &mut dyn Observer,
     ) -> Result<Vec<RgbImage>> {
+        // On a worker of the pool, from where an operation hands its parts to other workers without
+        // putting a thread to sleep: a third of a small model's time otherwise.
+        rayon::scope(|_| self.run(request, start, observer))
+    }
+
+    fn run(
+        &self,
+        request: &Request,
+        start: Start,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<RgbImage>> {
         request.validate()?;
         let schedule = self.schedule(request)?;
         let shape = self.latent_shape(request)?;
@@ -166,26 +177,6 @@ impl Pipeline {
         })
     }
 
-    /// Edge lengths must be multiples of this.
-    pub fn size_step_px(&self) -> usize {
-        self.vae.config().factor()
-    }
-
-    /// The size that the UNet was made for; 1024×1024 where its config does not say.
-    pub fn default_size(&self) -> Size {
-        let factor = self.vae.config().factor();
-        match self.unet.config().sample_size {
-            Some([height, width]) => Size {
-                height_px: height * factor,
-                width_px: width * factor,
-            },
-            None => Size {
-                height_px: 1024,
-                width_px: 1024,
-            },
-        }
-    }
-
     /// What the text encoders will not read of over-long prompts, one line each.
     pub fn prompt_cut(&self, request: &Request) -> Result<Vec<String>> {
         self.text.cut(request)
@@ -208,22 +199,9 @@ impl Pipeline {
 
     /// [B, L, h, w] of the request's latents.
     fn latent_shape(&self, request: &Request) -> Result<[usize; 4]> {
-        let step = self.size_step_px();
-        let (width, height) = (request.width_px, request.height_px);
-        if !width.is_multiple_of(step) || !height.is_multiple_of(step) {
-            return Err(Error::Request(format!(
-                "the size {height}x{width} (height x width) is not a multiple of {step} pixels, \
-                 which this model needs; nearest: {}x{}",
-                nearest(height, step),
-                nearest(width, step)
-            )));
-        }
-        Ok([
-            request.count,
-            self.vae.config().latent_channels,
-            height / step,
-            width / step,
-        ])
+        let config = self.vae.config();
+        let [height, width] = request.latent_size(config.factor())?;
+        Ok([request.count, config.latent_channels, height, width])
     }
 
     fn noise_sources(&self, request: &Request) -> Noise {
@@ -287,7 +265,7 @@ impl Pipeline {
     ) -> Result<Tensor> {
         let [batch, latent, h, w] = *shape;
         let (width, height) = (image.width() as usize, image.height() as usize);
-        let factor = self.size_step_px();
+        let factor = self.vae.config().factor();
         if (height, width) != (h * factor, w * factor) {
             return Err(Error::Request(format!(
                 "the initial image is {height}x{width}, the request {}x{}",
@@ -358,11 +336,6 @@ fn load_scheduler(checkpoint: &Checkpoint) -> Result<SchedulerConfig> {
     let bytes = folder.read(FILE)?;
     let text = std::str::from_utf8(&bytes).map_err(|e| wrong(e.to_string()))?;
     SchedulerConfig::from_json(text).map_err(|e| wrong(e.to_string()))
-}
-
-/// The multiple of `step` nearest to `edge`, at least one step.
-fn nearest(edge: usize, step: usize) -> usize {
-    ((edge + step / 2) / step).max(1) * step
 }
 
 /// [1, ..] → [count, ..].

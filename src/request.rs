@@ -245,6 +245,24 @@ impl Request {
         self.guidance > 1.0
     }
 
+    /// Height and width of its latents under a VAE of `factor` pixels a latent; an error if a latent
+    /// would not be whole.
+    pub fn latent_size(&self, factor: usize) -> Result<[usize; 2]> {
+        for (option, px) in [("--width", self.width_px), ("--height", self.height_px)] {
+            if !px.is_multiple_of(factor) {
+                let (below, above) = (px / factor * factor, px.div_ceil(factor) * factor);
+                let near = match below {
+                    0 => above.to_string(),
+                    _ => format!("{below} or {above}"),
+                };
+                return Err(Error::Request(format!(
+                    "{option} {px} is not a multiple of {factor}, as this model needs: take {near}"
+                )));
+            }
+        }
+        Ok([self.height_px / factor, self.width_px / factor])
+    }
+
     /// Refuses what no model could do. What depends on the model (its size step, its clip depth) is
     /// checked when the pipeline meets it.
     pub fn validate(&self) -> Result<()> {

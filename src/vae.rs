@@ -439,11 +439,12 @@ fn blend_weights(length: usize, before: usize, after: usize) -> Vec<f32> {
         .collect()
 }
 
-/// The tiles along one edge: where each begins and ends, and its weights once enlarged.
+/// The tiles along one edge: where each begins, its size, and its weights once enlarged. The weights
+/// of all tiles over a pixel sum to 1.
 fn tiles(length: usize, tile: usize, factor: usize) -> Vec<(usize, usize, Vec<f32>)> {
     let starts = tile_starts(length, tile);
     let size = tile.min(length);
-    (0..starts.len())
+    let mut tiles: Vec<_> = (0..starts.len())
         .map(|i| {
             let start = starts[i];
             let before = if i > 0 {
@@ -458,7 +459,23 @@ fn tiles(length: usize, tile: usize, factor: usize) -> Vec<(usize, usize, Vec<f3
                 blend_weights(size * factor, before * factor, after * factor),
             )
         })
-        .collect()
+        .collect();
+    // Complementary ramps sum to 1 already, but where the last tiles are pushed together three may
+    // overlap.
+    let mut total = vec![0f32; length * factor];
+    for (start, _, weights) in &tiles {
+        total[start * factor..]
+            .iter_mut()
+            .zip(weights)
+            .for_each(|(total, w)| *total += w);
+    }
+    for (start, _, weights) in &mut tiles {
+        weights
+            .iter_mut()
+            .zip(&total[*start * factor..])
+            .for_each(|(w, total)| *w /= total);
+    }
+    tiles
 }
 
 impl Vae {
@@ -495,7 +512,6 @@ impl Vae {
         let mut done = 0;
         let device = latents.device();
         for (top, tile_height, row_weights) in tiles(height, tile, factor) {
-            // The weights of all tiles over a pixel sum to 1: ramps of neighbours are complementary.
             let down = Tensor::from_vec(row_weights, (1, tile_height * factor, 1, 1), device)?;
             let mut row = Vec::new();
             for (left, tile_width, weights) in &columns {

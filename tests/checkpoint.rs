@@ -70,7 +70,7 @@ fn a_missing_file_is_named() {
 fn folders_that_are_no_models() {
     let model = Model::base();
     let open = |path: &std::path::Path| Checkpoint::open(path).unwrap_err().to_string();
-    assert!(open(&model.file("nowhere")).contains("no such folder"));
+    assert!(open(&model.file("nowhere")).contains("not a folder"));
     assert!(open(&model.file(UNET)).contains("single file"));
     std::fs::create_dir(model.file("empty")).unwrap();
     assert!(open(&model.file("empty")).contains("model_index.json: missing"));

@@ -341,3 +341,67 @@ fn image_to_image_follows_the_reference() {
         case.run(&request, start, "img2img_");
     }
 }
+
+/// The embedded model's pictures are diffusers' from the same seed: no pixel more than one level
+/// off, and that only where a value lies on the edge between two levels.
+#[test]
+fn micro_draws_the_pictures_of_the_reference() {
+    let expected = fixtures().join("expected");
+    let cases: Vec<serde_json::Value> =
+        serde_json::from_slice(&std::fs::read(expected.join("micro.json")).unwrap()).unwrap();
+    let tensors =
+        candle_core::safetensors::load(expected.join("micro.safetensors"), &Device::Cpu).unwrap();
+    let checkpoint = Checkpoint::micro().unwrap();
+    let pipeline =
+        Pipeline::load(&checkpoint, Precision::default(), &Device::Cpu, &mut ()).unwrap();
+    for case in &cases {
+        let number = |key: &str| case[key].as_u64().unwrap();
+        let text = |key: &str| case[key].as_str().map(str::to_owned);
+        let key = text("key").unwrap();
+        let size = Size {
+            height_px: number("height") as usize,
+            width_px: number("width") as usize,
+        };
+        let guidance = case["guidance"].as_f64().unwrap();
+        let steps = number("steps") as usize;
+        let request = Request {
+            negative: text("negative"),
+            seed: number("seed"),
+            ..Request::new("micro", &text("prompt").unwrap(), size, steps, guidance)
+        };
+        let mut dump = Dump::default();
+        let images = pipeline
+            .generate(&request, Start::default(), &mut dump)
+            .unwrap();
+        let latents = dump.0.iter().find(|(name, _)| name == "latents_final");
+        let error = relative_l2(
+            &latents.unwrap().1,
+            &tensors[&format!("{key}.latents_final")],
+        );
+        assert!(error < FINAL_LIMIT, "latents of {key} are off by {error:e}");
+
+        let pixels = tensors[&format!("{key}.pixels_u8")].permute((0, 2, 3, 1));
+        let pixels = pixels.unwrap().flatten_all().unwrap();
+        let pixels = pixels.to_vec1::<u8>().unwrap();
+        let ours = images[0].as_raw();
+        assert_eq!(ours.len(), pixels.len());
+        let off: Vec<u8> = ours
+            .iter()
+            .zip(&pixels)
+            .map(|(a, b)| a.abs_diff(*b))
+            .collect();
+        let differing = off.iter().filter(|&&d| d > 0).count();
+        println!(
+            "micro {key}: latents off by {error:.1e}, {differing} of {} values off",
+            off.len()
+        );
+        assert!(
+            off.iter().all(|&d| d <= 1),
+            "picture {key} differs by more than one level"
+        );
+        assert!(
+            differing * 1000 < off.len(),
+            "picture {key}: {differing} values differ"
+        );
+    }
+}

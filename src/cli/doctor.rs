@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{machine, models, stdout};
 use crate::device::DeviceChoice;
+use crate::error::Error;
 use crate::observe::Stage;
 use crate::request::Precision;
 use crate::weights::fetch::{FetchOptions, cached};
@@ -127,7 +128,10 @@ fn report(args: &Args) -> anyhow::Result<Report> {
 }
 
 fn device(choice: DeviceChoice) -> DeviceState {
-    let problem = choice.open().err().map(|error| error.to_string());
+    let problem = choice.open().err().map(|error| match error {
+        Error::Device { problem, .. } => problem, // the table names the device
+        other => other.to_string(),
+    });
     DeviceState {
         device: choice.to_string(),
         usable: problem.is_none(),

@@ -51,7 +51,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let half = request.precision.vae == Dtype::F16;
     let checkpoint = found.checkpoint(half, args.offline, args.quiet)?;
     let geometry = Geometry::of(&checkpoint)?;
-    geometry.check(&request)?;
+    request.latent_size(geometry.vae_factor)?;
     if let Some((path, _, noise)) = &noise {
         noise.fits(path, &request, geometry)?;
     }
@@ -67,12 +67,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if let Some(dump) = &mut dump {
         observers.push(Box::new(dump));
     }
-    let pipeline = Pipeline::load(&checkpoint, request.precision, &device, &mut observers)
-        .with_context(|| format!("model `{}`", request.model))?;
-    pipeline.prompt_cut(&request)?.iter().for_each(warn);
     if !args.quiet {
         say(&announcement(&request));
     }
+    let pipeline = Pipeline::load(&checkpoint, request.precision, &device, &mut observers)
+        .with_context(|| format!("model `{}`", request.model))?;
+    pipeline.prompt_cut(&request)?.iter().for_each(warn);
+    let sampler = pipeline.schedule(&request)?.kind;
     let latents = noise.as_ref().map(|(_, _, noise)| noise.latents.clone());
     let images = pipeline.generate(
         &request,
@@ -86,7 +87,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     interrupt.check()?;
 
     let mut receipts = (0..images.len())
-        .map(|i| Receipt::of_image(&request, i, &device_name))
+        .map(|i| Receipt::of_image(&request, i, &device_name, sampler))
         .collect::<Vec<_>>();
     if let Some((path, first, noise)) = &noise {
         for (row, receipt) in (*first..).zip(&mut receipts) {
@@ -100,7 +101,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     if args.json {
         let total_ms = began.elapsed().as_secs_f64() * 1e3;
-        return stdout::json(&Record::new(&request, device_name, &timer, total_ms, files));
+        let record = Record::new(&request, sampler, device_name, &timer, total_ms, files);
+        return stdout::json(&record);
     }
     paths
         .iter()

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::models::FetchProgress;
 use crate::config::{UnetConfig, VaeConfig};
 use crate::error::{Error, Result};
-use crate::request::{Request, Size};
+use crate::request::Size;
 use crate::scheduler::{SchedulerKind, TimestepSpacing};
 use crate::weights::checkpoint::{Checkpoint, Component};
 use crate::weights::fetch::{self, FetchEvent, FetchOptions};
@@ -144,28 +144,6 @@ impl Geometry {
             latent_channels: unet.in_channels,
             vae_factor: vae.factor(),
         })
-    }
-
-    /// Refuses a size that latents cannot have.
-    pub fn check(&self, request: &Request) -> Result<()> {
-        let step = self.vae_factor;
-        for (option, px) in [
-            ("--width", request.width_px),
-            ("--height", request.height_px),
-        ] {
-            if !px.is_multiple_of(step) {
-                let (below, above) = (px / step * step, px.div_ceil(step) * step);
-                let near = if below == 0 {
-                    above.to_string()
-                } else {
-                    format!("{below} or {above}")
-                };
-                return Err(Error::Request(format!(
-                    "{option} {px} is not a multiple of {step}, as this model needs: take {near}"
-                )));
-            }
-        }
-        Ok(())
     }
 
     /// The size that the model was made for.

@@ -18,18 +18,13 @@ fn begin(path: &Path) -> Result<NamedTempFile> {
         builder.tempfile_in(&folder)
     };
     builder().map_err(|e| {
-        // tempfile's message would name its own random file.
-        let reason = e
-            .get_ref()
-            .and_then(|inner| inner.source())
-            .map(ToString::to_string);
-        let reason = reason.unwrap_or_else(|| std::io::Error::from(e.kind()).to_string());
+        // tempfile adds the name of its own random file, which tells nobody anything.
+        let text = e.to_string();
+        let reason = text.split(" at path ").next().unwrap_or_default();
+        let folder = folder.display();
         Error::file(
             path,
-            format!(
-                "the folder {} cannot be written: {reason}",
-                folder.display()
-            ),
+            format!("the folder {folder} takes no new file: {reason}"),
         )
     })
 }

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::cpu::{Values, exp, store, vectorised};
+use super::cpu::{Values, exp, store, task_rows, vectorised};
 
 /// Which non-linearity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl CustomOp1 for GegluOp {
         let mut out = vec![0f32; wide.len() / 2];
         out.par_chunks_mut(channels)
             .zip(wide.par_chunks(2 * channels))
-            .with_min_len(8)
+            .with_min_len(task_rows(2 * channels))
             .for_each(|(out, x)| {
                 let (value, gate) = x.split_at(channels);
                 vectorised(

@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use super::cpu::{Rows, Values, linear_rows, store};
+use super::cpu::{Rows, Values, linear_rows, store, task_rows};
 
 /// Zeros put around an image before a convolution, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -34,7 +34,7 @@ impl Padding {
     }
 }
 
-/// A convolution: weight kept as [out, kernel, kernel, in], bias [out].
+/// A convolution: weight kept as [kernel, kernel, in, out], bias `[out]`.
 #[derive(Clone, Debug)]
 pub struct Conv2d {
     weight: Tensor,
@@ -64,9 +64,9 @@ impl Conv2d {
         }
     }
 
-    /// A convolution of the given tensors: weight [out, in, kernel, kernel], bias [out].
+    /// A convolution of the given tensors: weight [out, in, kernel, kernel], bias `[out]`.
     pub fn new(weight: &Tensor, bias: Tensor, stride: usize, padding: Padding) -> Result<Self> {
-        let weight = weight.permute((0, 2, 3, 1))?.contiguous()?; // [out, kernel, kernel, in]
+        let weight = weight.permute((2, 3, 1, 0))?.contiguous()?; // [kernel, kernel, in, out]
         Ok(Self {
             weight,
             bias,
@@ -148,7 +148,7 @@ impl CustomOp3 for ConvOp {
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (batch, height, width, channels) = image_layout.shape().dims4()?;
-        let (outputs, kernel, _, inputs) = weight_layout.shape().dims4()?;
+        let (kernel, _, inputs, outputs) = weight_layout.shape().dims4()?;
         let Padding {
             top,
             left,
@@ -201,7 +201,7 @@ impl CustomOp3 for ConvOp {
                     patches
                         .par_chunks_mut(patch)
                         .enumerate()
-                        .with_min_len(16)
+                        .with_min_len(task_rows(patch))
                         .for_each(|(j, patch)| geometry.gather(image, i * block + j, patch));
                     linear_rows(
                         out,

@@ -144,6 +144,9 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Multiplications from which on a matrix product is worth sharing among threads.
+const PARALLEL_PRODUCTS: usize = 1 << 21;
+
 /// Whether [`gemm_nt`] and [`gemm_nn`] may use all threads, or run inside a parallel task.
 #[derive(Clone, Copy)]
 pub enum Threads {
@@ -206,8 +209,10 @@ fn gemm_f32(
         out.len()
     );
     let parallelism = match threads {
-        Threads::One => Parallelism::None,
-        Threads::All => Parallelism::Rayon(rayon::current_num_threads()),
+        Threads::All if m * n * k >= PARALLEL_PRODUCTS => {
+            Parallelism::Rayon(rayon::current_num_threads())
+        }
+        _ => Parallelism::None,
     };
     // SAFETY: the three matrices lie inside their slices (checked above); `out` is borrowed mutably,
     // so it overlaps neither input.
@@ -250,61 +255,63 @@ fn steady_rows(n: usize) -> usize {
     (dot_products / n.max(1)).max(small) + 1
 }
 
-/// `out = x · weightᵀ + bias`: x [m, k], weight [n, k] in any type, out [m, n], all threads. A row of
+/// `out = x · weight + bias`: x [m, k], weight [k, n] in any type, out [m, n], all threads. A row of
 /// `out` depends on its row of `x` only, to the bit.
+///
+/// The weight has its outputs side by side because gemm reads that order in place; the checkpoints'
+/// order would be repacked at every call, at up to a third of the time where rows are few.
 pub fn linear_rows(out: &mut [f32], x: Rows, weight: Values, bias: Option<&[f32]>, n: usize) {
-    let k = x.cols;
-    debug_assert_eq!(weight.len(), n * k);
-    // Half-precision weights are widened block by block, in blocks of about one size.
-    let block = match weight {
-        Values::F32(_) => n,
-        _ => n.div_ceil((n * k).div_ceil(WIDEN_VALUES)).max(1),
-    };
-    let narrowest = if n.is_multiple_of(block) {
-        block
-    } else {
-        n % block
-    };
-    let rows = steady_rows(narrowest);
-    if x.rows < rows {
-        let mut padded_x = vec![0f32; rows * k];
-        for (padded, row) in padded_x.chunks_exact_mut(k).zip(x.data.chunks(x.stride)) {
-            padded.copy_from_slice(&row[..k]);
-        }
-        let mut padded_out = vec![0f32; rows * n];
-        linear_blocks(
-            &mut padded_out,
-            Rows::dense(&padded_x, k),
-            weight,
-            bias,
-            (n, block),
-        );
-        out.copy_from_slice(&padded_out[..out.len()]);
-    } else {
-        linear_blocks(out, x, weight, bias, (n, block));
+    debug_assert_eq!(weight.len(), n * x.cols);
+    let rows = steady_rows(n);
+    if x.rows >= rows {
+        return steady_linear_rows(out, x, weight, bias, n);
     }
+    let k = x.cols;
+    let mut padded_x = vec![0f32; rows * k];
+    for (padded, row) in padded_x.chunks_exact_mut(k).zip(x.data.chunks(x.stride)) {
+        padded.copy_from_slice(&row[..k]);
+    }
+    let mut padded_out = vec![0f32; rows * n];
+    steady_linear_rows(&mut padded_out, Rows::dense(&padded_x, k), weight, bias, n);
+    out.copy_from_slice(&padded_out[..out.len()]);
 }
 
-/// [`linear_rows`] for enough rows, `block` columns at once.
-fn linear_blocks(
-    out: &mut [f32],
-    x: Rows,
-    weight: Values,
-    bias: Option<&[f32]>,
-    (n, block): (usize, usize),
-) {
+/// [`linear_rows`] for at least [`steady_rows`].
+fn steady_linear_rows(out: &mut [f32], x: Rows, weight: Values, bias: Option<&[f32]>, n: usize) {
     let k = x.cols;
     if let Some(bias) = bias {
         out.par_chunks_mut(n)
+            .with_min_len(task_rows(n))
             .for_each(|row| row.copy_from_slice(bias));
     }
-    let keep = if bias.is_some() { 1.0 } else { 0.0 };
-    for first in (0..n).step_by(block) {
-        let last = (first + block).min(n);
-        let rows = weight.slice(first * k..last * k).widen();
-        let out = &mut out[first..];
-        gemm_nt(out, n, keep, x, Rows::dense(&rows, k), Threads::All);
+    // Half-precision weights are widened block by block, in blocks of about one size.
+    let block = match weight {
+        Values::F32(_) => k,
+        _ => k.div_ceil((n * k).div_ceil(WIDEN_VALUES)).max(1),
+    };
+    for first in (0..k).step_by(block) {
+        let last = (first + block).min(k);
+        let part = weight.slice(first * n..last * n).widen();
+        let x = Rows {
+            data: &x.data[first..],
+            cols: last - first,
+            ..x
+        };
+        let keep = if bias.is_some() || first > 0 {
+            1.0
+        } else {
+            0.0
+        };
+        gemm_nn(out, n, keep, x, Rows::dense(&part, n), Threads::All);
     }
+}
+
+/// Values that a parallel task should have at least: less would not repay handing it over.
+const TASK_VALUES: usize = 1 << 15;
+
+/// Rows of `width` values that make a task.
+pub fn task_rows(width: usize) -> usize {
+    (TASK_VALUES / width.max(1)).max(1)
 }
 
 /// Runs `body` compiled for the widest vectors that this CPU has.

@@ -11,9 +11,9 @@ use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
 use super::Activation;
-use super::cpu::{Values, store, vectorised};
+use super::cpu::{Values, store, task_rows, vectorised};
 
-/// A group norm: weight and bias [C].
+/// A group norm: weight and bias `[C]`.
 #[derive(Clone, Debug)]
 pub struct GroupNorm {
     weight: Tensor,
@@ -33,7 +33,7 @@ impl GroupNorm {
         ))
     }
 
-    /// A norm of the given tensors, [C] each.
+    /// A norm of the given tensors, `[C]` each.
     pub fn new(weight: Tensor, bias: Tensor, groups: usize, eps: f64) -> Self {
         Self {
             weight,
@@ -165,8 +165,10 @@ impl GroupNormOp {
     /// The moments of each group over an image: x [pixels, C].
     fn moments(&self, x: &[f32], channels: usize) -> Moments {
         // Merged in the blocks' order, so that the result does not depend on the threads.
+        let block = block_values(channels);
         let blocks: Vec<Moments> = x
-            .par_chunks(block_values(channels))
+            .par_chunks(block)
+            .with_min_len(task_rows(block))
             .map(|block| self.block_moments(block, channels))
             .collect();
         let none = Moments {
@@ -272,6 +274,7 @@ impl CustomOp3 for GroupNormOp {
                 .unzip();
             out.par_chunks_mut(block)
                 .zip(x.par_chunks(block))
+                .with_min_len(task_rows(block))
                 .for_each(|(out, x)| {
                     vectorised(
                         #[inline(always)]

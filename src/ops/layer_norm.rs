@@ -4,9 +4,9 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use super::cpu::{Values, store, vectorised};
+use super::cpu::{Values, store, task_rows, vectorised};
 
-/// A layer norm: weight and bias [C].
+/// A layer norm: weight and bias `[C]`.
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
     weight: Tensor,
@@ -24,7 +24,7 @@ impl LayerNorm {
         ))
     }
 
-    /// A norm of the given tensors, [C] each.
+    /// A norm of the given tensors, `[C]` each.
     pub fn new(weight: Tensor, bias: Tensor, eps: f64) -> Self {
         Self { weight, bias, eps }
     }
@@ -82,7 +82,7 @@ impl CustomOp3 for LayerNormOp {
         let count = channels as f32;
         out.par_chunks_mut(channels)
             .zip(wide.par_chunks(channels))
-            .with_min_len(16)
+            .with_min_len(task_rows(channels))
             .for_each(|(out, x)| {
                 vectorised(
                     #[inline(always)]

@@ -1,11 +1,11 @@
-//! `y = x·Wᵀ + b`.
+//! `y = x·W + b`.
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 
 use super::cpu::{Rows, Values, linear_rows, store};
 
-/// A linear layer: weight [out, in], bias [out].
+/// A linear layer: weight kept as [in, out], bias `[out]`.
 #[derive(Clone, Debug)]
 pub struct Linear {
     weight: Tensor,
@@ -13,26 +13,21 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Reads `weight` and `bias`.
+    /// Reads `weight` [out, in] and `bias`.
     pub fn load(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
-        let bias = vb.get(outputs, "bias")?;
-        Ok(Self {
-            bias: Some(bias),
-            ..Self::load_no_bias(inputs, outputs, vb)?
-        })
+        let weight = vb.get((outputs, inputs), "weight")?;
+        Self::new(&weight, Some(vb.get(outputs, "bias")?))
     }
 
-    /// Reads `weight` alone.
+    /// Reads `weight` [out, in] alone.
     pub fn load_no_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
-        Ok(Self {
-            weight: vb.get((outputs, inputs), "weight")?,
-            bias: None,
-        })
+        Self::new(&vb.get((outputs, inputs), "weight")?, None)
     }
 
-    /// A layer of the given tensors: weight [out, in], bias [out].
-    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias }
+    /// A layer of the given tensors: weight [out, in], bias `[out]`.
+    pub fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
+        let weight = weight.t()?.contiguous()?; // [in, out]
+        Ok(Self { weight, bias })
     }
 
     /// x [.., in] → [.., out].
@@ -53,7 +48,7 @@ impl LinearOp {
         weight: (&CpuStorage, &Layout),
         bias: Option<(&CpuStorage, &Layout)>,
     ) -> Result<(CpuStorage, Shape)> {
-        let (outputs, inputs) = weight.1.shape().dims2()?;
+        let (inputs, outputs) = weight.1.shape().dims2()?;
         let mut dims = x.1.dims().to_vec();
         if dims.last() != Some(&inputs) {
             candle_core::bail!("linear of {inputs} inputs got {dims:?}")

@@ -94,7 +94,7 @@ impl Checkpoint {
             ));
         }
         if !folder.is_dir() {
-            return Err(Error::checkpoint(folder.display(), "no such folder"));
+            return Err(Error::checkpoint(folder.display(), "not a folder"));
         }
         Self::from_folder(&Folder::Disk(folder.to_owned()))
     }

@@ -33,7 +33,7 @@ fn check(dims: &[usize], outputs: usize, bias: bool) {
         inputs: operands,
         batched: 1,
         f32_limit: sum_limit(inputs),
-        run: &|t: &[Tensor]| Linear::new(t[1].clone(), t.get(2).cloned()).forward(&t[0]),
+        run: &|t: &[Tensor]| Linear::new(&t[1], t.get(2).cloned())?.forward(&t[0]),
         reference: &reference,
     }
     .check();
@@ -79,6 +79,6 @@ fn random_shapes() {
 fn wrong_widths_are_refused() {
     let x = Array::randn(1, &[2, 5]).tensor(candle_core::DType::F32);
     let weight = Array::randn(2, &[3, 4]).tensor(candle_core::DType::F32);
-    let error = Linear::new(weight, None).forward(&x).unwrap_err();
+    let error = Linear::new(&weight, None).unwrap().forward(&x).unwrap_err();
     assert!(error.to_string().contains("4 inputs got [2, 5]"), "{error}");
 }

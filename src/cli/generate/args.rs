@@ -31,15 +31,30 @@ pub struct Args {
     pub from: Option<PathBuf>,
 
     /// What not to draw
-    #[arg(long, value_name = "TEXT", help_heading = "Text")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        help_heading = "Text",
+        allow_hyphen_values = true
+    )]
     pub negative: Option<String>,
 
     /// Another prompt for the second text encoder
-    #[arg(long, value_name = "TEXT", help_heading = "Text")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        help_heading = "Text",
+        allow_hyphen_values = true
+    )]
     pub prompt_2: Option<String>,
 
     /// Another negative prompt for the second text encoder
-    #[arg(long, value_name = "TEXT", help_heading = "Text")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        help_heading = "Text",
+        allow_hyphen_values = true
+    )]
     pub negative_2: Option<String>,
 
     /// Encode a prompt of any length in chunks, rather than cut it at 77 tokens

@@ -94,10 +94,7 @@ impl Noise {
             width_px,
             ..
         } = *request;
-        let (h, w) = (
-            height_px / geometry.vae_factor,
-            width_px / geometry.vae_factor,
-        );
+        let [h, w] = request.latent_size(geometry.vae_factor)?;
         let needed = [count, geometry.latent_channels, h, w];
         match self.latents.dims() == needed {
             true => Ok(()),

@@ -122,7 +122,10 @@ mod tests {
             ("../../etc/passwd", "etc-passwd-5"),
             ("", "darkroom-5"),
             ("ein Bär 🐻", "ein-bär-5"),
-            (&"long ".repeat(50), "long-long-long-long-long-long-long-5"),
+            (
+                &"long ".repeat(50),
+                "long-long-long-long-long-long-long-long-5",
+            ),
             (&"x".repeat(300), "darkroom-5"),
         ] {
             assert_eq!(default_name(&request(prompt, 1), 0), name);

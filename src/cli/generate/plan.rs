@@ -128,6 +128,7 @@ fn fresh_bits() -> u64 {
 #[cfg(test)]
 mod tests {
     use crate::request::Size;
+    use crate::scheduler::SchedulerKind;
 
     use super::*;
 
@@ -169,7 +170,8 @@ mod tests {
     #[test]
     fn options_change_a_receipts_request_and_nothing_else() {
         let made = request(&typed("an apple"), None, "micro", defaults).expect("sound");
-        let receipt = Receipt::of_image(&Request { seed: 9, ..made }, 1, "cpu");
+        let receipt =
+            Receipt::of_image(&Request { seed: 9, ..made }, 1, "cpu", SchedulerKind::Euler);
         let args = Args {
             guidance: Some(2.0),
             ..Args::default()

@@ -26,8 +26,9 @@ pub struct Record<'a> {
     height_px: usize,
     steps: usize,
     guidance: f64,
-    /// Absent where the checkpoint's own is used.
-    scheduler: Option<SchedulerKind>,
+    /// The sampler that ran.
+    scheduler: SchedulerKind,
+    /// `null` where the checkpoint's own is used.
     timestep_spacing: Option<TimestepSpacing>,
     precision: Precision,
     device: String,
@@ -67,6 +68,7 @@ impl<'a> Record<'a> {
     /// The record of a finished run.
     pub fn new(
         request: &'a Request,
+        scheduler: SchedulerKind,
         device: String,
         timer: &StageTimer,
         total_ms: f64,
@@ -85,7 +87,7 @@ impl<'a> Record<'a> {
             height_px: request.height_px,
             steps: request.steps,
             guidance: request.guidance,
-            scheduler: request.scheduler,
+            scheduler,
             timestep_spacing: request.timestep_spacing,
             precision: request.precision,
             device,
