@@ -61,13 +61,25 @@ impl ResnetBlock {
 
     /// x [B, H, W, C_in], the activated time embedding [B, T] → [B, H, W, C_out]
     pub fn forward(&self, x: &Tensor, embedding: Option<&Tensor>) -> Result<Tensor> {
-        let h = self.norm1.forward_activated(x, Activation::Silu)?;
+        self.forward_normed(x, embedding, &mut |norm, x| {
+            Ok(norm.forward_activated(x, Activation::Silu)?)
+        })
+    }
+
+    /// The same, where `norm` runs each group norm and the SiLU behind it.
+    pub fn forward_normed(
+        &self,
+        x: &Tensor,
+        embedding: Option<&Tensor>,
+        norm: &mut dyn FnMut(&GroupNorm, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let h = norm(&self.norm1, x)?;
         let mut h = self.conv1.forward(&h)?; // [B, H, W, C_out]
         if let (Some(projection), Some(embedding)) = (&self.time_emb_proj, embedding) {
             let shift = projection.forward(embedding)?; // [B, C_out]
             h = h.broadcast_add(&shift.unsqueeze(1)?.unsqueeze(1)?)?;
         }
-        let h = self.norm2.forward_activated(&h, Activation::Silu)?;
+        let h = norm(&self.norm2, &h)?;
         let h = self.conv2.forward(&h)?;
         let sum = match &self.conv_shortcut {
             Some(shortcut) => (shortcut.forward(x)? + h)?,

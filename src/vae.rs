@@ -10,7 +10,7 @@ use candle_nn::VarBuilder;
 use crate::config::VaeConfig;
 use crate::error::Result;
 use crate::ops::{
-    Activation, Conv2d, GroupNorm, Linear, Mask, Padding, attention, to_channels_first,
+    Activation, Conv2d, GroupNorm, Linear, Mask, Moments, Padding, attention, to_channels_first,
     to_channels_last, upsample_nearest,
 };
 use crate::resnet::{ResnetBlock, ResnetShape};
@@ -279,20 +279,53 @@ impl Decoder {
     }
 
     /// The enlarging levels: x [B, h, w, C] → [B, H, W, 3]
-    fn tail(&self, mut x: Tensor) -> Result<Tensor> {
+    fn tail(&self, x: Tensor) -> Result<Tensor> {
+        self.tail_normed(x, &mut |norm, x| {
+            Ok(norm.forward_activated(x, Activation::Silu)?)
+        })
+    }
+
+    /// The same, where `norm` runs each group norm and the SiLU behind it.
+    fn tail_normed(&self, mut x: Tensor, norm: &mut Norm) -> Result<Tensor> {
         for (blocks, upsampler) in &self.up_blocks {
             for block in blocks {
-                x = block.forward(&x, None)?;
+                x = block.forward_normed(&x, None, norm)?;
             }
             if let Some(upsampler) = upsampler {
                 let (_, height, width, _) = x.dims4()?;
                 x = upsampler.forward(&upsample_nearest(&x, 2 * height, 2 * width)?)?;
             }
         }
-        let x = self.conv_norm_out.forward_activated(&x, Activation::Silu)?;
+        let x = norm(&self.conv_norm_out, &x)?;
         Ok(self.conv_out.forward(&x)?)
     }
+
+    /// The statistics of each norm of the enlarging levels, in order: x [1, h, w, C].
+    fn tail_moments(&self, x: Tensor) -> Result<Vec<Moments>> {
+        let mut all = Vec::new();
+        self.tail_normed(x, &mut |norm, x| {
+            let moments = norm.moments(x)?;
+            let normed = norm.forward_given(x, &moments, Activation::Silu)?;
+            all.push(moments);
+            Ok(normed)
+        })?;
+        Ok(all)
+    }
+
+    /// [`Decoder::tail`] of a part of an image, normed by given statistics.
+    fn tail_given(&self, x: Tensor, moments: &[Moments]) -> Result<Tensor> {
+        let mut moments = moments.iter();
+        self.tail_normed(x, &mut |norm, x| {
+            let moments = moments
+                .next()
+                .expect("one for each norm: both ways are the same");
+            Ok(norm.forward_given(x, moments, Activation::Silu)?)
+        })
+    }
 }
+
+/// Runs a group norm and the SiLU behind it.
+type Norm<'a> = dyn FnMut(&GroupNorm, &Tensor) -> Result<Tensor> + 'a;
 
 /// Residual block, attention over all pixels (one head), residual block.
 #[derive(Debug)]
@@ -453,8 +486,11 @@ impl Vae {
 
     /// Like [`Vae::decode`], in tiles of `tile` × `tile` latents, so that memory is bounded by the
     /// tile. The coarsest level, whose attention sees the whole image, is decoded at once (it takes
-    /// little memory); only the enlarging levels are cut up. What is left of a tile's own norm
-    /// statistics is blended over the overlap. `around` runs each tile's work, given its index.
+    /// little memory); only the enlarging levels are cut up. Their group norms need the statistics of
+    /// the whole image, else each tile has a contrast of its own: they are taken from the coarsest
+    /// level shrunk to one tile. (pkuliyi2015/multidiffusion-upscaler-for-automatic1111,
+    /// scripts/tilevae.py, has the idea as its fast mode; it shrinks the latents, so its attention is
+    /// a tile's own.) `around` runs each tile's work, given its index.
     pub fn decode_tiled(
         &self,
         latents: &Tensor,
@@ -468,6 +504,9 @@ impl Vae {
             x = conv.forward(&x)?;
         }
         let x = self.decoder.head(&x)?; // [B, h, w, C]
+        // The whole image's statistics, nearly: those of every n-th pixel.
+        let sample = upsample_nearest(&x, tile.min(height), tile.min(width))?;
+        let moments = self.decoder.tail_moments(sample)?;
         let columns = tiles(width, tile, factor);
         let mut rows = Vec::new();
         let mut done = 0;
@@ -479,7 +518,9 @@ impl Vae {
                 let part = x
                     .narrow(1, top, tile_height)?
                     .narrow(2, *left, *tile_width)?;
-                let part = around(done, &|| self.decoder.tail(part.contiguous()?))?;
+                let part = around(done, &|| {
+                    self.decoder.tail_given(part.contiguous()?, &moments)
+                })?;
                 let part = part.to_dtype(DType::F32)?;
                 done += 1;
                 let across =
