@@ -467,14 +467,14 @@ impl UnetFile {
                 return Err(format!("`{key}` is {kernel}: an even kernel has no middle"));
             }
         }
-        // At 0 the reference pads below and to the right only, which no SDXL does.
-        if self.downsample_padding != 1 {
+        if self.downsample_padding > 1 {
             let padding = self.downsample_padding;
-            return Err(format!("`downsample_padding` is {padding}; supported: 1"));
+            return Err(format!(
+                "`downsample_padding` is {padding}; supported: 0, 1"
+            ));
         }
         above_zero("norm_eps", self.norm_eps)?;
-        above_zero("mid_block_scale_factor", self.mid_block_scale_factor)?;
-        above_zero("resnet_out_scale_factor", self.resnet_out_scale_factor)
+        above_zero("mid_block_scale_factor", self.mid_block_scale_factor)
     }
 
     fn levels(self) -> Result<UnetConfig, String> {

@@ -67,6 +67,9 @@ impl Pipeline {
         let steps = towers.len() + 2;
         stage(observer, Stage::Load, steps, |observer| {
             let scheduler = load_scheduler(checkpoint)?;
+            let unet_config = UnetConfig::load(checkpoint.folder(Component::Unet)?)?;
+            let vae_config = VaeConfig::load(checkpoint.folder(Component::Vae)?)?;
+            check_channels(&unet_config, &vae_config)?;
             let mut parts = Vec::new();
             for (i, tower) in towers.iter().enumerate() {
                 parts.push(step(observer, Stage::Load, i, |_| {
@@ -74,21 +77,23 @@ impl Pipeline {
                 })?);
             }
             let unet = step(observer, Stage::Load, steps - 2, |_| {
-                let config = UnetConfig::load(checkpoint.folder(Component::Unet)?)?;
-                let weights =
-                    checkpoint.weights(Component::Unet, precision.unet.candle(), device)?;
-                Unet::load(config, weights)
+                let dtype = precision.unet.candle();
+                Unet::load(
+                    unet_config,
+                    checkpoint.weights(Component::Unet, dtype, device)?,
+                )
             })?;
             let vae = step(observer, Stage::Load, steps - 1, |_| {
-                let config = VaeConfig::load(checkpoint.folder(Component::Vae)?)?;
                 // SDXL's own VAE overflows in f16; its config says so, and the reference decodes it
                 // in f32 too.
                 let dtype = match precision.vae {
-                    Dtype::F16 if config.force_upcast => DType::F32,
+                    Dtype::F16 if vae_config.force_upcast => DType::F32,
                     dtype => dtype.candle(),
                 };
-                let weights = checkpoint.weights(Component::Vae, dtype, device)?;
-                Vae::load(config, weights)
+                Vae::load(
+                    vae_config,
+                    checkpoint.weights(Component::Vae, dtype, device)?,
+                )
             })?;
             Ok(Self {
                 text: TextStage::new(parts, checkpoint.force_zeros_for_empty_prompt()),
@@ -337,6 +342,22 @@ fn schedule_of(config: &SchedulerConfig, request: &Request) -> Result<Schedule> 
         Some(init) => schedule.from_strength(init.strength)?,
         None => schedule,
     })
+}
+
+/// The UNet must take and give the VAE's latents.
+fn check_channels(unet: &UnetConfig, vae: &VaeConfig) -> Result<()> {
+    let latent = vae.latent_channels;
+    if (unet.in_channels, unet.out_channels) == (latent, latent) {
+        return Ok(());
+    }
+    Err(Error::checkpoint(
+        "unet/config.json",
+        format!(
+            "`in_channels` is {} and `out_channels` {}, but the VAE's latents have {latent}; UNets \
+             that take more than latents (inpainting) are not supported",
+            unet.in_channels, unet.out_channels
+        ),
+    ))
 }
 
 fn load_scheduler(checkpoint: &Checkpoint) -> Result<SchedulerConfig> {

@@ -132,10 +132,10 @@ fn no_seam_shows() {
     }
 }
 
-/// Two latents in common are little to blend over, and 8×8 are few to take statistics from: the
-/// smallest tile allowed is not seamless, only far better than none.
+/// Two latents in common are little to blend over, and 8×8 are few to take statistics from: tiles
+/// below what a request may ask for are not seamless, only far better than cut ones.
 #[test]
-fn the_smallest_tiles_are_still_blended() {
+fn smaller_tiles_are_still_blended() {
     for texture in [0.0, 1.0] {
         let (blended, cut) = seams((32, 32), 8, texture);
         assert!(blended.worst_levels < cut.worst_levels / 8.0);
