@@ -8,6 +8,7 @@ use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
 use super::cpu::{Rows, Values, linear_rows, store, task_rows};
+use super::weight::outputs_last;
 
 /// Zeros put around an image before a convolution, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -66,7 +67,7 @@ impl Conv2d {
 
     /// A convolution of the given tensors: weight [out, in, kernel, kernel], bias `[out]`.
     pub fn new(weight: &Tensor, bias: Tensor, stride: usize, padding: Padding) -> Result<Self> {
-        let weight = weight.permute((2, 3, 1, 0))?.contiguous()?; // [kernel, kernel, in, out]
+        let weight = outputs_last(weight)?; // [kernel, kernel, in, out]
         Ok(Self {
             weight,
             bias,

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use candle_nn::VarBuilder;
 
 use super::cpu::{Rows, Values, linear_rows, store};
+use super::weight::outputs_last;
 
 /// A linear layer: weight kept as [in, out], bias `[out]`.
 #[derive(Clone, Debug)]
@@ -26,7 +27,7 @@ impl Linear {
 
     /// A layer of the given tensors: weight [out, in], bias `[out]`.
     pub fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
-        let weight = weight.t()?.contiguous()?; // [in, out]
+        let weight = outputs_last(weight)?; // [in, out]
         Ok(Self { weight, bias })
     }
 

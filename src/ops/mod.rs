@@ -15,6 +15,7 @@ mod group_norm;
 mod layer_norm;
 mod linear;
 mod upsample;
+mod weight;
 
 pub use activation::{Activation, activation, geglu};
 pub use attention::{Mask, attention};

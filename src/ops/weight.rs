@@ -1,0 +1,81 @@
+//! Weights in the order that the operations read them.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+/// A checkpoint's weight [out, in, ..kernel] with its outputs side by side: [..kernel, in, out].
+pub fn outputs_last(weight: &Tensor) -> Result<Tensor> {
+    weight.contiguous()?.apply_op1_no_bwd(&OutputsLast)
+}
+
+struct OutputsLast;
+
+/// Rows of the result written together, so that the values read for them share cache lines.
+const ROWS: usize = 16;
+
+fn transposed<T: Copy + Default + Send + Sync>(
+    weight: &[T],
+    (outputs, inputs, taps): (usize, usize, usize),
+) -> Vec<T> {
+    let mut out = vec![T::default(); weight.len()];
+    out.par_chunks_mut(ROWS * outputs.max(1))
+        .enumerate()
+        .for_each(|(block, rows)| {
+            for o in 0..outputs {
+                for (i, row) in rows.chunks_exact_mut(outputs).enumerate() {
+                    let (tap, input) = ((block * ROWS + i) / inputs, (block * ROWS + i) % inputs);
+                    row[o] = weight[(o * inputs + input) * taps + tap];
+                }
+            }
+        });
+    out
+}
+
+impl CustomOp1 for OutputsLast {
+    fn name(&self) -> &'static str {
+        "outputs_last"
+    }
+
+    fn cpu_fwd(&self, weight: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("weight is not contiguous")
+        };
+        let [outputs, inputs, kernel @ ..] = layout.dims() else {
+            candle_core::bail!("weight of {:?} has no inputs", layout.dims())
+        };
+        let sizes = (*outputs, *inputs, kernel.iter().product());
+        let out = match weight {
+            CpuStorage::F32(v) => CpuStorage::F32(transposed(&v[start..end], sizes)),
+            CpuStorage::F16(v) => CpuStorage::F16(transposed(&v[start..end], sizes)),
+            CpuStorage::BF16(v) => CpuStorage::BF16(transposed(&v[start..end], sizes)),
+            other => candle_core::bail!(
+                "weight is {:?}, not f32, f16 or bf16",
+                BackendStorage::dtype(other)
+            ),
+        };
+        let shape = [kernel, &[*inputs, *outputs]].concat();
+        Ok((out, shape.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn outputs_end_side_by_side() {
+        let values = Tensor::arange(0f32, (3 * 37 * 6) as f32, &Device::Cpu).unwrap();
+        let conv = values.reshape((3, 37, 2, 3)).unwrap();
+        let want = conv.permute((2, 3, 1, 0)).unwrap().flatten_all().unwrap();
+        let got = outputs_last(&conv).unwrap();
+        assert_eq!(got.dims(), [2, 3, 37, 3]);
+        let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(flat(&got), flat(&want));
+
+        let linear = values.reshape((18, 37)).unwrap();
+        let got = outputs_last(&linear).unwrap();
+        assert_eq!(flat(&got), flat(&linear.t().unwrap().contiguous().unwrap()));
+    }
+}
