@@ -9,20 +9,21 @@ mod record;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::config::VaeConfig;
 use crate::error::{Error, Result};
 use crate::image_file::{LatentsFile, Receipt, encode_png, read_init_image, read_receipt};
 use crate::measure::timer::StageTimer;
 use crate::observe::Observer;
 use crate::pipeline::{Pipeline, Start, schedule};
 use crate::request::{Dtype, Request};
+use crate::weights::checkpoint::Component;
 use anyhow::Context;
 use image::RgbImage;
 
 use super::dump::Dump;
 use super::failure::{say, warn};
 use super::interrupt::Interrupt;
-use super::model::{self, Geometry};
-use super::{models, progress, stdout, whole_file};
+use super::{model, models, progress, stdout, whole_file};
 pub use args::Args;
 use latents::Noise;
 use record::{File, Record};
@@ -53,10 +54,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
     let half = request.precision.vae == Dtype::F16;
     let checkpoint = found.checkpoint(half, args.offline, args.quiet)?;
-    let geometry = Geometry::of(&checkpoint)?;
-    request.latent_size(geometry.vae_factor)?;
+    let vae = VaeConfig::load(checkpoint.folder(Component::Vae)?)?;
+    request.latent_size(vae.factor())?;
     if let Some((path, _, noise)) = &noise {
-        noise.fits(path, &request, geometry)?;
+        noise.fits(path, &request, &vae)?;
     }
     let sampler = schedule(&checkpoint, &request)?.kind;
 
