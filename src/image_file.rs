@@ -46,6 +46,9 @@ pub struct Receipt {
     pub device: String,
     /// The sampler that ran: the request's, or the checkpoint's own.
     pub sampler: SchedulerKind,
+    /// [`Checkpoint::fingerprint`](crate::weights::checkpoint::Checkpoint::fingerprint) of the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_fingerprint: Option<String>,
     /// Noise from a file, where the seed did not make it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latents: Option<LatentsFile>,
@@ -76,6 +79,7 @@ impl Receipt {
             },
             device: device.to_owned(),
             sampler,
+            model_fingerprint: None,
             latents: None,
         }
     }

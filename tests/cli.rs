@@ -349,6 +349,60 @@ fn latents_from_a_file_take_the_place_of_the_seeds() {
         &says,
         &["generate", "--from", "x-001.png", "-o", "z.png"],
     );
+    fs::remove_file(room.path("two.safetensors")).expect("it is there");
+    let says = [
+        "two.safetensors",
+        "the receipt wants this file",
+        "--latents puts another",
+    ];
+    room.refuses(
+        1,
+        &says,
+        &["generate", "--from", "x-001.png", "-o", "z.png"],
+    );
+    let other = ["--latents", "last.safetensors", "-o", "z.png"];
+    room.generate(&[&["--from", "x-001.png"][..], &other].concat());
+}
+
+#[test]
+fn a_changed_model_is_noticed() {
+    let room = Room::new();
+    let micro = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/micro");
+    copy(&micro, &room.path("m"));
+    room.generate(&[PROMPT, "-o", "x.png"]);
+    let receipt = json(&room.run(&["inspect", "x.png", "--json"]));
+    let fingerprint = receipt["model_fingerprint"].as_str().expect("it has one");
+    assert_eq!(fingerprint.len(), 64);
+    assert!(stdout(&room.run(&["inspect", "x.png"])).contains(fingerprint));
+
+    let from = |model| {
+        [
+            "--from", "x.png", "-o", "y.png", "--force", "--model", model,
+        ]
+    };
+    let warning = "warning: the model's files are not those that the image was made from";
+    for same in ["micro", "m"] {
+        let said = stderr(&room.generate(&from(same)));
+        assert!(!said.contains("warning"), "{said}");
+    }
+    let vae = room.path("m/vae/diffusion_pytorch_model.safetensors");
+    let mut bytes = fs::read(&vae).expect("it is there");
+    *bytes.last_mut().expect("not empty") ^= 1;
+    fs::write(&vae, bytes).expect("room for it");
+    let said = stderr(&room.generate(&from("m")));
+    assert!(said.contains(warning), "{said}");
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).expect("room for it");
+    for entry in fs::read_dir(from).expect("readable") {
+        let entry = entry.expect("readable");
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).expect("room for it")),
+        }
+    }
 }
 
 #[test]
@@ -445,11 +499,17 @@ fn an_initial_image_is_gone_from_and_checked() {
     let says = ["in.png", "is not the file that the image was made from"];
     room.refuses(1, &says, &["generate", "--from", "x.png", "-o", "z.png"]);
     fs::remove_file(room.path("in.png")).expect("it is there");
-    room.refuses(
-        1,
-        &["in.png"],
-        &["generate", "--from", "x.png", "-o", "z.png"],
-    );
+    let says = [
+        "in.png",
+        "the receipt wants this file",
+        "--init-image puts another",
+    ];
+    room.refuses(1, &says, &["generate", "--from", "x.png", "-o", "z.png"]);
+    room.generate(&["--from", "x.png", "--init-image", "y.png", "-o", "z.png"]);
+    let says = ["in.png", "No such file"];
+    let output = room.run(&["generate", "a", "--init-image", "in.png"]);
+    assert!(says.iter().all(|words| stderr(&output).contains(words)));
+    assert!(!stderr(&output).contains("receipt"), "{}", stderr(&output));
     room.refuses(
         1,
         &["x.safetensors"],

@@ -48,9 +48,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let device = args.device.open()?;
     let device_name = device_name(&device);
-    if let Some(receipt) = &receipt {
-        compare(receipt, &device_name);
-    }
 
     let half = request.precision.vae == Dtype::F16;
     let checkpoint = found.checkpoint(half, args.offline, args.quiet)?;
@@ -60,6 +57,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         noise.fits(path, &request, &vae)?;
     }
     let sampler = schedule(&checkpoint, &request)?.kind;
+    let fingerprint = checkpoint.fingerprint()?;
+    if let Some(receipt) = &receipt {
+        compare(receipt, &device_name, &fingerprint);
+    }
 
     let interrupt = Interrupt::install()?;
     let mut timer = StageTimer::default();
@@ -91,7 +92,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     interrupt.check()?;
 
     let mut receipts = (0..images.len())
-        .map(|i| Receipt::of_image(&request, i, &device_name, sampler))
+        .map(|i| Receipt {
+            model_fingerprint: Some(fingerprint.clone()),
+            ..Receipt::of_image(&request, i, &device_name, sampler)
+        })
         .collect::<Vec<_>>();
     if let Some((path, first, noise)) = &noise {
         for (row, receipt) in (*first..).zip(&mut receipts) {
@@ -164,9 +168,9 @@ fn noise(
     else {
         return Ok(None);
     };
-    let noise = Noise::read(&file.path)?;
+    let noise = Noise::read(&file.path).map_err(|e| wanted(e, "--latents"))?;
     if noise.sha256 != file.sha256 {
-        return Err(changed(&file.path));
+        return Err(wanted(changed(&file.path), "--latents"));
     }
     Ok(Some((
         file.path.clone(),
@@ -182,9 +186,13 @@ fn init_image(request: &mut Request) -> Result<Option<RgbImage>> {
     let Some(init) = &mut request.init_image else {
         return Ok(None);
     };
-    let picture = read_init_image(&init.path)?;
-    if !init.sha256.is_empty() && init.sha256 != picture.sha256 {
-        return Err(changed(&init.path));
+    let of_receipt = !init.sha256.is_empty();
+    let picture = read_init_image(&init.path).map_err(|e| match of_receipt {
+        true => wanted(e, "--init-image"),
+        false => e,
+    })?;
+    if of_receipt && init.sha256 != picture.sha256 {
+        return Err(wanted(changed(&init.path), "--init-image"));
     }
     init.sha256 = picture.sha256.clone();
     let (from_width, from_height) = picture.image.dimensions();
@@ -204,8 +212,26 @@ fn changed(path: &Path) -> Error {
     )
 }
 
-/// Says what may keep an image from coming out the same.
-fn compare(receipt: &Receipt, device: &str) {
+/// Adds to what is wrong with a file that it comes from the receipt, and the way around it.
+fn wanted(error: Error, option: &str) -> Error {
+    match error {
+        Error::File { path, problem } => Error::File {
+            path,
+            problem: format!(
+                "{problem}; the receipt wants this file, {option} puts another in its place"
+            ),
+        },
+        other => other,
+    }
+}
+
+/// Says what may keep an image from coming out the same. Older receipts have no fingerprint.
+fn compare(receipt: &Receipt, device: &str, fingerprint: &str) {
+    if let Some(made_with) = &receipt.model_fingerprint
+        && made_with != fingerprint
+    {
+        warn("the model's files are not those that the image was made from, so it will differ");
+    }
     if receipt.version != env!("CARGO_PKG_VERSION") {
         warn(format_args!(
             "made by darkroom {}; this is {}, so bits may differ",
