@@ -650,6 +650,26 @@ fn outputs_are_checked_before_the_work() {
 }
 
 #[test]
+fn only_files_are_read() {
+    let room = Room::new();
+    fs::create_dir(room.path("folder.png")).expect("room for it");
+    let mut others = vec![("folder.png", "is a folder, not a file")];
+    if cfg!(unix) {
+        let made = Command::new("mkfifo").arg(room.path("pipe.png")).status();
+        assert!(made.expect("every Unix has mkfifo").success());
+        // /dev/zero never ends; /dev/null is the same to us, and safe where this test fails.
+        others.push(("pipe.png", "is a pipe or a device, not a file"));
+        others.push(("/dev/null", "is a pipe or a device, not a file"));
+    }
+    for (path, says) in others {
+        for option in ["--from", "--init-image", "--latents"] {
+            room.refuses(1, &[path, says], &["generate", "a", option, path]);
+        }
+        room.refuses(1, &[path, says], &["inspect", path]);
+    }
+}
+
+#[test]
 fn a_long_prompt_is_cut_with_a_warning() {
     let room = Room::new();
     let prompt = format!("{} and a zebra", "apple ".repeat(80));
