@@ -640,6 +640,13 @@ fn outputs_are_checked_before_the_work() {
         &generate(&["--dump", "x.png"]),
     );
     room.refuses(1, &["/no/d"], &generate(&["--dump", "/no/d"]));
+    let long = format!("{}.png", "n".repeat(300));
+    let says = [long.as_str(), "no file can have this name"];
+    for option in ["-o", "--dump"] {
+        let args = ["generate", "a", "--steps", "999", option, &long];
+        room.refuses(1, &says, &args);
+    }
+    room.refuses(1, &["x.png/new"], &generate(&["-o", "x.png/new/"]));
     assert!(room.read("x.png") == b"mine");
     if cfg!(target_os = "linux") {
         room.refuses(1, &["/proc/x.png"], &generate(&["-o", "/proc/x.png"]));
@@ -647,6 +654,23 @@ fn outputs_are_checked_before_the_work() {
     room.generate(&["a", "-o", "x.png", "--force"]);
     assert!(room.read("x.png").starts_with(b"\x89PNG"));
     assert_eq!(room.files(), ["x.png"], "no temporary file is left");
+}
+
+#[test]
+fn a_folder_is_made_once_there_is_something_to_write() {
+    let room = Room::new();
+    let into = ["generate", "a", "-o", "new/er/"];
+    room.refuses(
+        1,
+        &["device cuda:0"],
+        &[&into[..], &["--device", "cuda"]].concat(),
+    );
+    let dump = ["a", "-o", "new/er/", "--dump", "new/er/d.safetensors"];
+    room.generate(&dump);
+    room.read("new/er/a-0.png");
+    room.read("new/er/d.safetensors");
+    let same = ["generate", "a", "-o", "none/", "--dump", "none/a-0.png"];
+    room.refuses(1, &["none/a-0.png", "the image's name too"], &same);
 }
 
 #[test]

@@ -41,10 +41,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let init_image = init_image(&mut request)?;
     let paths = output::paths(args.output.as_deref(), &request, args.force)?;
     if let Some(path) = &args.dump {
-        whole_file::check(path, args.force)?;
-        if paths.iter().any(|image| same_file(image, path)) {
-            return Err(Error::file(path, "is the image's name too: give --dump another").into());
-        }
+        output::check_dump(path, &paths, args.force)?;
     }
     let device = args.device.open()?;
     let device_name = device_name(&device);
@@ -103,11 +100,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             receipt.latents = Some(LatentsFile { path, sha256, row });
         }
     }
-    // Another run may have taken a name in the meantime.
-    let paths = match args.output {
-        None => output::paths(None, &request, args.force)?,
-        Some(_) => paths,
-    };
+    // Asked again: another run may have taken a name in the meantime.
+    let paths = output::paths(args.output.as_deref(), &request, args.force)?;
     let files = write(&images, &receipts, &paths, args.force)?;
     if let (Some(dump), Some(path)) = (&dump, &args.dump) {
         dump.write(path, args.force)?;
@@ -120,17 +114,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     paths
         .iter()
         .try_for_each(|path| stdout::line(path.display().to_string()))
-}
-
-/// Whether two paths, whose folders are there, name one file.
-fn same_file(a: &Path, b: &Path) -> bool {
-    let whole = |path: &Path| {
-        Some((
-            whole_file::folder_of(path).canonicalize().ok()?,
-            path.file_name()?.to_owned(),
-        ))
-    };
-    whole(a).is_some_and(|a| Some(a) == whole(b))
 }
 
 /// Sizes the pool that all CPU work shares.
@@ -282,6 +265,7 @@ fn write(
     let mut files = Vec::new();
     for ((image, receipt), path) in images.iter().zip(receipts).zip(paths) {
         let png = encode_png(image, receipt)?;
+        whole_file::make_folder_of(path)?;
         whole_file::write(path, force, &png)?;
         files.push(File::new(path, receipt.request.seed, &png));
     }
