@@ -694,6 +694,16 @@ fn only_files_are_read() {
 }
 
 #[test]
+fn a_prompt_may_start_with_a_dash() {
+    let room = Room::new();
+    let help = stdout(&room.run(&["generate", "--help"]));
+    assert!(help.contains("starts with a dash is given last, after two dashes"));
+    room.refuses(2, &["'-- -4"], &["generate", "-40 degrees"]);
+    let output = room.run(&["generate", "--steps", "1", "--", "-40 degrees"]);
+    assert_eq!(stdout(&output), "40-degrees-0.png\n");
+}
+
+#[test]
 fn a_long_prompt_is_cut_with_a_warning() {
     let room = Room::new();
     let prompt = format!("{} and a zebra", "apple ".repeat(80));
