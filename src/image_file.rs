@@ -46,6 +46,9 @@ pub struct Receipt {
     pub device: String,
     /// The sampler that ran: the request's, or the checkpoint's own.
     pub sampler: SchedulerKind,
+    /// [`Checkpoint::fingerprint`](crate::weights::checkpoint::Checkpoint::fingerprint) of the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_fingerprint: Option<String>,
     /// Noise from a file, where the seed did not make it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latents: Option<LatentsFile>,
@@ -76,6 +79,7 @@ impl Receipt {
             },
             device: device.to_owned(),
             sampler,
+            model_fingerprint: None,
             latents: None,
         }
     }
@@ -237,8 +241,18 @@ pub fn read_receipt(path: &Path) -> Result<Receipt> {
     Receipt::parse(json).map_err(|problem| Error::file(path, problem))
 }
 
-/// A whole file.
+/// A whole file. Pipes and devices, which may never answer or end, are refused.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let kind = std::fs::metadata(path)
+        .map_err(|e| Error::file(path, e))?
+        .file_type();
+    if !kind.is_file() {
+        let what = match kind.is_dir() {
+            true => "a folder",
+            false => "a pipe or a device",
+        };
+        return Err(Error::file(path, format!("is {what}, not a file")));
+    }
     std::fs::read(path).map_err(|e| Error::file(path, e))
 }
 

@@ -349,6 +349,60 @@ fn latents_from_a_file_take_the_place_of_the_seeds() {
         &says,
         &["generate", "--from", "x-001.png", "-o", "z.png"],
     );
+    fs::remove_file(room.path("two.safetensors")).expect("it is there");
+    let says = [
+        "two.safetensors",
+        "the receipt wants this file",
+        "--latents puts another",
+    ];
+    room.refuses(
+        1,
+        &says,
+        &["generate", "--from", "x-001.png", "-o", "z.png"],
+    );
+    let other = ["--latents", "last.safetensors", "-o", "z.png"];
+    room.generate(&[&["--from", "x-001.png"][..], &other].concat());
+}
+
+#[test]
+fn a_changed_model_is_noticed() {
+    let room = Room::new();
+    let micro = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/micro");
+    copy(&micro, &room.path("m"));
+    room.generate(&[PROMPT, "-o", "x.png"]);
+    let receipt = json(&room.run(&["inspect", "x.png", "--json"]));
+    let fingerprint = receipt["model_fingerprint"].as_str().expect("it has one");
+    assert_eq!(fingerprint.len(), 64);
+    assert!(stdout(&room.run(&["inspect", "x.png"])).contains(fingerprint));
+
+    let from = |model| {
+        [
+            "--from", "x.png", "-o", "y.png", "--force", "--model", model,
+        ]
+    };
+    let warning = "warning: the model's files are not those that the image was made from";
+    for same in ["micro", "m"] {
+        let said = stderr(&room.generate(&from(same)));
+        assert!(!said.contains("warning"), "{said}");
+    }
+    let vae = room.path("m/vae/diffusion_pytorch_model.safetensors");
+    let mut bytes = fs::read(&vae).expect("it is there");
+    *bytes.last_mut().expect("not empty") ^= 1;
+    fs::write(&vae, bytes).expect("room for it");
+    let said = stderr(&room.generate(&from("m")));
+    assert!(said.contains(warning), "{said}");
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).expect("room for it");
+    for entry in fs::read_dir(from).expect("readable") {
+        let entry = entry.expect("readable");
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).expect("room for it")),
+        }
+    }
 }
 
 #[test]
@@ -445,11 +499,17 @@ fn an_initial_image_is_gone_from_and_checked() {
     let says = ["in.png", "is not the file that the image was made from"];
     room.refuses(1, &says, &["generate", "--from", "x.png", "-o", "z.png"]);
     fs::remove_file(room.path("in.png")).expect("it is there");
-    room.refuses(
-        1,
-        &["in.png"],
-        &["generate", "--from", "x.png", "-o", "z.png"],
-    );
+    let says = [
+        "in.png",
+        "the receipt wants this file",
+        "--init-image puts another",
+    ];
+    room.refuses(1, &says, &["generate", "--from", "x.png", "-o", "z.png"]);
+    room.generate(&["--from", "x.png", "--init-image", "y.png", "-o", "z.png"]);
+    let says = ["in.png", "No such file"];
+    let output = room.run(&["generate", "a", "--init-image", "in.png"]);
+    assert!(says.iter().all(|words| stderr(&output).contains(words)));
+    assert!(!stderr(&output).contains("receipt"), "{}", stderr(&output));
     room.refuses(
         1,
         &["x.safetensors"],
@@ -580,6 +640,13 @@ fn outputs_are_checked_before_the_work() {
         &generate(&["--dump", "x.png"]),
     );
     room.refuses(1, &["/no/d"], &generate(&["--dump", "/no/d"]));
+    let long = format!("{}.png", "n".repeat(300));
+    let says = [long.as_str(), "no file can have this name"];
+    for option in ["-o", "--dump"] {
+        let args = ["generate", "a", "--steps", "999", option, &long];
+        room.refuses(1, &says, &args);
+    }
+    room.refuses(1, &["x.png/new"], &generate(&["-o", "x.png/new/"]));
     assert!(room.read("x.png") == b"mine");
     if cfg!(target_os = "linux") {
         room.refuses(1, &["/proc/x.png"], &generate(&["-o", "/proc/x.png"]));
@@ -587,6 +654,53 @@ fn outputs_are_checked_before_the_work() {
     room.generate(&["a", "-o", "x.png", "--force"]);
     assert!(room.read("x.png").starts_with(b"\x89PNG"));
     assert_eq!(room.files(), ["x.png"], "no temporary file is left");
+}
+
+#[test]
+fn a_folder_is_made_once_there_is_something_to_write() {
+    let room = Room::new();
+    let into = ["generate", "a", "-o", "new/er/"];
+    room.refuses(
+        1,
+        &["device cuda:0"],
+        &[&into[..], &["--device", "cuda"]].concat(),
+    );
+    let dump = ["a", "-o", "new/er/", "--dump", "new/er/d.safetensors"];
+    room.generate(&dump);
+    room.read("new/er/a-0.png");
+    room.read("new/er/d.safetensors");
+    let same = ["generate", "a", "-o", "none/", "--dump", "none/a-0.png"];
+    room.refuses(1, &["none/a-0.png", "the image's name too"], &same);
+}
+
+#[test]
+fn only_files_are_read() {
+    let room = Room::new();
+    fs::create_dir(room.path("folder.png")).expect("room for it");
+    let mut others = vec![("folder.png", "is a folder, not a file")];
+    if cfg!(unix) {
+        let made = Command::new("mkfifo").arg(room.path("pipe.png")).status();
+        assert!(made.expect("every Unix has mkfifo").success());
+        // /dev/zero never ends; /dev/null is the same to us, and safe where this test fails.
+        others.push(("pipe.png", "is a pipe or a device, not a file"));
+        others.push(("/dev/null", "is a pipe or a device, not a file"));
+    }
+    for (path, says) in others {
+        for option in ["--from", "--init-image", "--latents"] {
+            room.refuses(1, &[path, says], &["generate", "a", option, path]);
+        }
+        room.refuses(1, &[path, says], &["inspect", path]);
+    }
+}
+
+#[test]
+fn a_prompt_may_start_with_a_dash() {
+    let room = Room::new();
+    let help = stdout(&room.run(&["generate", "--help"]));
+    assert!(help.contains("starts with a dash is given last, after two dashes"));
+    room.refuses(2, &["'-- -4"], &["generate", "-40 degrees"]);
+    let output = room.run(&["generate", "--steps", "1", "--", "-40 degrees"]);
+    assert_eq!(stdout(&output), "40-degrees-0.png\n");
 }
 
 #[test]

@@ -104,6 +104,19 @@ fn image_i_of_a_batch_is_a_request_of_its_own() {
 }
 
 #[test]
+fn receipts_without_a_fingerprint_are_read() {
+    let mut json = serde_json::to_value(Receipt {
+        model_fingerprint: Some("00".into()),
+        ..receipt_of(&request("an apple"), 0)
+    })
+    .expect("plain data");
+    let fields = json.as_object_mut().expect("an object");
+    assert!(fields.remove("model_fingerprint").is_some());
+    let receipt = Receipt::parse(&json.to_string()).expect("an older darkroom wrote it");
+    assert_eq!(receipt.model_fingerprint, None);
+}
+
+#[test]
 fn other_programs_find_their_line() {
     let request = Request {
         negative: Some("blurry".into()),
@@ -258,6 +271,7 @@ fn any_receipt() -> impl Strategy<Value = Receipt> {
         };
         request.precision.unet = if flag { Dtype::Bf16 } else { Dtype::F16 };
         let mut receipt = receipt_of(&request, 0);
+        receipt.model_fingerprint = flag.then(|| "22".into());
         receipt.latents = latents.map(|(path, row)| LatentsFile {
             path: path.into(),
             sha256: "11".into(),

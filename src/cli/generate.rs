@@ -9,20 +9,21 @@ mod record;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::config::VaeConfig;
 use crate::error::{Error, Result};
 use crate::image_file::{LatentsFile, Receipt, encode_png, read_init_image, read_receipt};
 use crate::measure::timer::StageTimer;
 use crate::observe::Observer;
 use crate::pipeline::{Pipeline, Start, schedule};
 use crate::request::{Dtype, Request};
+use crate::weights::checkpoint::Component;
 use anyhow::Context;
 use image::RgbImage;
 
 use super::dump::Dump;
 use super::failure::{say, warn};
 use super::interrupt::Interrupt;
-use super::model::{self, Geometry};
-use super::{models, progress, stdout, whole_file};
+use super::{model, models, progress, stdout, whole_file};
 pub use args::Args;
 use latents::Noise;
 use record::{File, Record};
@@ -40,25 +41,23 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let init_image = init_image(&mut request)?;
     let paths = output::paths(args.output.as_deref(), &request, args.force)?;
     if let Some(path) = &args.dump {
-        whole_file::check(path, args.force)?;
-        if paths.iter().any(|image| same_file(image, path)) {
-            return Err(Error::file(path, "is the image's name too: give --dump another").into());
-        }
+        output::check_dump(path, &paths, args.force)?;
     }
     let device = args.device.open()?;
     let device_name = device_name(&device);
-    if let Some(receipt) = &receipt {
-        compare(receipt, &device_name);
-    }
 
     let half = request.precision.vae == Dtype::F16;
     let checkpoint = found.checkpoint(half, args.offline, args.quiet)?;
-    let geometry = Geometry::of(&checkpoint)?;
-    request.latent_size(geometry.vae_factor)?;
+    let vae = VaeConfig::load(checkpoint.folder(Component::Vae)?)?;
+    request.latent_size(vae.factor())?;
     if let Some((path, _, noise)) = &noise {
-        noise.fits(path, &request, geometry)?;
+        noise.fits(path, &request, &vae)?;
     }
     let sampler = schedule(&checkpoint, &request)?.kind;
+    let fingerprint = checkpoint.fingerprint()?;
+    if let Some(receipt) = &receipt {
+        compare(receipt, &device_name, &fingerprint);
+    }
 
     let interrupt = Interrupt::install()?;
     let mut timer = StageTimer::default();
@@ -90,7 +89,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     interrupt.check()?;
 
     let mut receipts = (0..images.len())
-        .map(|i| Receipt::of_image(&request, i, &device_name, sampler))
+        .map(|i| Receipt {
+            model_fingerprint: Some(fingerprint.clone()),
+            ..Receipt::of_image(&request, i, &device_name, sampler)
+        })
         .collect::<Vec<_>>();
     if let Some((path, first, noise)) = &noise {
         for (row, receipt) in (*first..).zip(&mut receipts) {
@@ -98,11 +100,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             receipt.latents = Some(LatentsFile { path, sha256, row });
         }
     }
-    // Another run may have taken a name in the meantime.
-    let paths = match args.output {
-        None => output::paths(None, &request, args.force)?,
-        Some(_) => paths,
-    };
+    // Asked again: another run may have taken a name in the meantime.
+    let paths = output::paths(args.output.as_deref(), &request, args.force)?;
     let files = write(&images, &receipts, &paths, args.force)?;
     if let (Some(dump), Some(path)) = (&dump, &args.dump) {
         dump.write(path, args.force)?;
@@ -115,17 +114,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     paths
         .iter()
         .try_for_each(|path| stdout::line(path.display().to_string()))
-}
-
-/// Whether two paths, whose folders are there, name one file.
-fn same_file(a: &Path, b: &Path) -> bool {
-    let whole = |path: &Path| {
-        Some((
-            whole_file::folder_of(path).canonicalize().ok()?,
-            path.file_name()?.to_owned(),
-        ))
-    };
-    whole(a).is_some_and(|a| Some(a) == whole(b))
 }
 
 /// Sizes the pool that all CPU work shares.
@@ -163,9 +151,9 @@ fn noise(
     else {
         return Ok(None);
     };
-    let noise = Noise::read(&file.path)?;
+    let noise = Noise::read(&file.path).map_err(|e| wanted(e, "--latents"))?;
     if noise.sha256 != file.sha256 {
-        return Err(changed(&file.path));
+        return Err(wanted(changed(&file.path), "--latents"));
     }
     Ok(Some((
         file.path.clone(),
@@ -181,9 +169,13 @@ fn init_image(request: &mut Request) -> Result<Option<RgbImage>> {
     let Some(init) = &mut request.init_image else {
         return Ok(None);
     };
-    let picture = read_init_image(&init.path)?;
-    if !init.sha256.is_empty() && init.sha256 != picture.sha256 {
-        return Err(changed(&init.path));
+    let of_receipt = !init.sha256.is_empty();
+    let picture = read_init_image(&init.path).map_err(|e| match of_receipt {
+        true => wanted(e, "--init-image"),
+        false => e,
+    })?;
+    if of_receipt && init.sha256 != picture.sha256 {
+        return Err(wanted(changed(&init.path), "--init-image"));
     }
     init.sha256 = picture.sha256.clone();
     let (from_width, from_height) = picture.image.dimensions();
@@ -203,8 +195,26 @@ fn changed(path: &Path) -> Error {
     )
 }
 
-/// Says what may keep an image from coming out the same.
-fn compare(receipt: &Receipt, device: &str) {
+/// Adds to what is wrong with a file that it comes from the receipt, and the way around it.
+fn wanted(error: Error, option: &str) -> Error {
+    match error {
+        Error::File { path, problem } => Error::File {
+            path,
+            problem: format!(
+                "{problem}; the receipt wants this file, {option} puts another in its place"
+            ),
+        },
+        other => other,
+    }
+}
+
+/// Says what may keep an image from coming out the same. Older receipts have no fingerprint.
+fn compare(receipt: &Receipt, device: &str, fingerprint: &str) {
+    if let Some(made_with) = &receipt.model_fingerprint
+        && made_with != fingerprint
+    {
+        warn("the model's files are not those that the image was made from, so it will differ");
+    }
     if receipt.version != env!("CARGO_PKG_VERSION") {
         warn(format_args!(
             "made by darkroom {}; this is {}, so bits may differ",
@@ -255,6 +265,7 @@ fn write(
     let mut files = Vec::new();
     for ((image, receipt), path) in images.iter().zip(receipts).zip(paths) {
         let png = encode_png(image, receipt)?;
+        whole_file::make_folder_of(path)?;
         whole_file::write(path, force, &png)?;
         files.push(File::new(path, receipt.request.seed, &png));
     }

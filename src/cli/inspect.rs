@@ -51,6 +51,9 @@ fn table(receipt: &Receipt) -> anyhow::Result<String> {
         receipt.version, receipt.device
     )];
     rows(&serde_json::to_value(&receipt.request)?, "", &mut lines);
+    if let Some(fingerprint) = &receipt.model_fingerprint {
+        lines.push(format!("{:24} {fingerprint}", "model_fingerprint"));
+    }
     if let Some(latents) = &receipt.latents {
         rows(&serde_json::to_value(latents)?, "latents.", &mut lines);
     }

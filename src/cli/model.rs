@@ -85,7 +85,7 @@ impl Found {
                 })
             }
             Found::Folder(_, checkpoint) => Ok(Defaults {
-                size: Geometry::of(checkpoint)?.default_size()?,
+                size: default_size(checkpoint)?,
                 steps: DIFFUSERS_STEPS,
                 guidance: DIFFUSERS_GUIDANCE,
                 scheduler: None,
@@ -123,37 +123,15 @@ fn spacing(name: &str) -> anyhow::Result<TimestepSpacing> {
         .with_context(|| format!("weights.toml: `{name}` is not a timestep spacing"))
 }
 
-/// What the configs say about sizes.
-#[derive(Clone, Copy, Debug)]
-pub struct Geometry {
-    /// Latent height and width that the UNet was made for.
-    pub sample_size: Option<[usize; 2]>,
-    /// Channels of the latents.
-    pub latent_channels: usize,
-    /// Pixels per latent along each edge.
-    pub vae_factor: usize,
-}
-
-impl Geometry {
-    /// Reads both configs.
-    pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
-        let unet = UnetConfig::load(checkpoint.folder(Component::Unet)?)?;
-        let vae = VaeConfig::load(checkpoint.folder(Component::Vae)?)?;
-        Ok(Self {
-            sample_size: unet.sample_size,
-            latent_channels: unet.in_channels,
-            vae_factor: vae.factor(),
-        })
-    }
-
-    /// The size that the model was made for.
-    pub fn default_size(&self) -> Result<Size> {
-        let [height, width] = self.sample_size.ok_or_else(|| {
-            Error::Request("this model's config names no size: give --width and --height".into())
-        })?;
-        Ok(Size {
-            height_px: height * self.vae_factor,
-            width_px: width * self.vae_factor,
-        })
-    }
+/// The size that the model was made for, where its config names one.
+fn default_size(checkpoint: &Checkpoint) -> Result<Size> {
+    let unet = UnetConfig::load(checkpoint.folder(Component::Unet)?)?;
+    let factor = VaeConfig::load(checkpoint.folder(Component::Vae)?)?.factor();
+    let [height, width] = unet.sample_size.ok_or_else(|| {
+        Error::Request("this model's config names no size: give --width and --height".into())
+    })?;
+    Ok(Size {
+        height_px: height * factor,
+        width_px: width * factor,
+    })
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::observe::{Event, Observer, Stage};
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
 use super::failure::say;
 
@@ -65,16 +65,24 @@ impl Observer for Bars {
 }
 
 fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{prefix:12} {bar:30} {pos}/{len}  {rate}  {eta} left")
+    ProgressStyle::with_template("{prefix:12} {bar:30} {pos}/{len}  {pace}")
         .expect("a constant template")
         .progress_chars("=> ")
         .with_key(
-            "rate",
+            "pace",
             |state: &ProgressState, out: &mut dyn std::fmt::Write| {
                 // A formatter that fails has nowhere to say so.
-                let _ = out.write_str(&rate(state.per_sec()));
+                let _ = out.write_str(&pace(state.pos(), state.per_sec(), state.eta()));
             },
         )
+}
+
+/// `16.0 steps/s  3s left`; nothing before the first step is done, when nobody can tell.
+fn pace(done: u64, per_second: f64, left: Duration) -> String {
+    match done > 0 && per_second > 0.0 {
+        true => format!("{}  {:#} left", rate(per_second), HumanDuration(left)),
+        false => String::new(),
+    }
 }
 
 /// One line a stage.
@@ -105,18 +113,17 @@ impl Observer for Lines {
 fn summary(stage: Stage, steps: usize, time: Duration) -> String {
     let seconds = time.as_secs_f64();
     let mut line = format!("{:12} {seconds:8.2} s", stage.name());
-    if stage == Stage::Denoise && seconds > 0.0 {
+    if stage == Stage::Denoise && steps > 0 && seconds > 0.0 {
         let _ = write!(line, "  {steps} steps, {}", rate(steps as f64 / seconds));
     }
     line
 }
 
-/// Steps a second, or seconds a step where that is the larger number.
+/// Steps a second (above 0), or seconds a step where that is the larger number.
 fn rate(per_second: f64) -> String {
-    match per_second {
-        r if r >= 1.0 => format!("{r:.1} steps/s"),
-        r if r > 0.0 => format!("{:.1} s/step", 1.0 / r),
-        _ => "- steps/s".into(),
+    match per_second >= 1.0 {
+        true => format!("{per_second:.1} steps/s"),
+        false => format!("{:.1} s/step", 1.0 / per_second),
     }
 }
 
@@ -128,7 +135,13 @@ mod tests {
     fn rates_read_well() {
         assert_eq!(rate(16.04), "16.0 steps/s");
         assert_eq!(rate(0.25), "4.0 s/step");
-        assert_eq!(rate(0.0), "- steps/s");
         style(); // its template parses
+    }
+
+    #[test]
+    fn nothing_is_foretold_before_the_first_step() {
+        assert_eq!(pace(0, 0.0, Duration::ZERO), "");
+        assert_eq!(pace(0, 3.0, Duration::from_secs(9)), "");
+        assert_eq!(pace(1, 0.5, Duration::from_secs(9)), "2.0 s/step  9s left");
     }
 }

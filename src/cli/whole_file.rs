@@ -1,21 +1,21 @@
 //! Files written whole or not at all.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use tempfile::NamedTempFile;
 
-/// Begins a temporary file beside `path`, which is gone again unless [`finish`] puts it there.
-fn begin(path: &Path) -> Result<NamedTempFile> {
-    let folder = folder_of(path);
+/// Begins a temporary file in `folder` that is to become `path`; it is gone again unless it is put
+/// there.
+fn begin(folder: &Path, path: &Path) -> Result<NamedTempFile> {
     let builder = || {
         let mut builder = tempfile::Builder::new();
         builder.prefix(".darkroom-").suffix(".part");
         // As any other new file: the user's umask decides who reads it.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        builder.tempfile_in(&folder)
+        builder.tempfile_in(folder)
     };
     builder().map_err(|e| {
         let (folder, reason) = (folder.display(), reason(&e));
@@ -27,23 +27,66 @@ fn begin(path: &Path) -> Result<NamedTempFile> {
 }
 
 /// The folder that `path` lies in.
-pub fn folder_of(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
+pub fn folder_of(path: &Path) -> &Path {
+    or_here(path.parent().unwrap_or(Path::new("")))
+}
+
+/// No folder at all means the working folder.
+fn or_here(folder: &Path) -> &Path {
+    match folder.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => folder,
     }
 }
 
-/// Fails if `path` could not be written at the end of the work: it exists and may not be replaced,
-/// or its folder takes no files.
+/// Fails if `path` could not be written at the end of the work: its folder takes no files, or its
+/// name is none that a new file can have.
 pub fn check(path: &Path, force: bool) -> Result<()> {
+    begin(folder_of(path), path)?;
+    check_name(path, force)
+}
+
+/// Fails if `path` exists and may not be replaced, or if no file can have this name.
+pub fn check_name(path: &Path, force: bool) -> Result<()> {
     if path.is_dir() {
         return Err(Error::file(path, "a folder has this name"));
     }
-    if !force && path.symlink_metadata().is_ok() {
-        return Err(exists(path));
+    match path.symlink_metadata() {
+        Ok(_) if force => Ok(()),
+        Ok(_) => Err(exists(path)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Error::file(
+            path,
+            format!("no file can have this name: {e}"),
+        )),
     }
-    begin(path).map(drop)
+}
+
+/// Fails if `folder` takes no files or, where it is not there yet, if it could not be made.
+pub fn check_folder(folder: &Path) -> Result<()> {
+    let mut there = PathBuf::new();
+    let mut missing = false;
+    for part in folder.components() {
+        let next = there.join(part);
+        match next.symlink_metadata() {
+            Ok(_) if !missing => there = next,
+            Ok(_) => {}
+            // Below it, the system is asked about the names alone.
+            Err(e) if e.kind() == ErrorKind::NotFound => missing = true,
+            Err(e) => return Err(unmade(folder, &e)),
+        }
+    }
+    begin(or_here(&there), folder).map(drop)
+}
+
+/// Makes the folder that `path` lies in, unless it is there.
+pub fn make_folder_of(path: &Path) -> Result<()> {
+    let folder = folder_of(path);
+    std::fs::create_dir_all(folder).map_err(|e| unmade(folder, &e))
+}
+
+fn unmade(folder: &Path, error: &std::io::Error) -> Error {
+    Error::file(folder, format!("the folder cannot be made: {error}"))
 }
 
 fn exists(path: &Path) -> Error {
@@ -59,7 +102,7 @@ pub fn write_with(
     force: bool,
     fill: impl FnOnce(&mut NamedTempFile) -> Result<()>,
 ) -> Result<()> {
-    let mut file = begin(path)?;
+    let mut file = begin(folder_of(path), path)?;
     fill(&mut file)?;
     file.as_file().sync_all().map_err(|e| unwritten(path, &e))?;
     let persisted = if force {
@@ -69,7 +112,7 @@ pub fn write_with(
     };
     match persisted {
         Ok(_) => Ok(()),
-        Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => Err(exists(path)),
+        Err(e) if e.error.kind() == ErrorKind::AlreadyExists => Err(exists(path)),
         Err(e) => Err(unwritten(path, &e.error)),
     }
 }
@@ -115,6 +158,22 @@ mod tests {
             std::fs::read_dir(folder.path()).expect("readable").count(),
             0
         );
+    }
+
+    #[test]
+    fn a_folder_is_not_made_by_being_checked() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("file"), "").expect("room for it");
+        check_folder(&path("new/newer/")).expect("can be made");
+        // `file` is no folder, but `new/file` could be one.
+        check_folder(&path("new/file/")).expect("can be made");
+        let long = "n".repeat(5000);
+        for bad in ["file/", "file/new/", &long, &format!("new/{long}")] {
+            assert!(check_folder(&path(bad)).is_err(), "{bad}");
+        }
+        let names = std::fs::read_dir(folder.path()).expect("readable");
+        assert_eq!(names.count(), 1);
     }
 
     #[test]

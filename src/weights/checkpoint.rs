@@ -10,6 +10,7 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 
 use super::fetch::{ModelFiles, PartFiles};
+use super::fingerprint::{self, ModelFile};
 use super::folder::{Bytes, Folder};
 pub use super::manifest::Component;
 use super::micro;
@@ -68,6 +69,8 @@ impl Part {
 /// A model ready to be loaded: where each component lies, and the model's own settings.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
+    /// Holds `model_index.json`.
+    root: Folder,
     index: ModelIndex,
     parts: HashMap<Component, Part>,
 }
@@ -160,7 +163,11 @@ impl Checkpoint {
                 ),
             ));
         }
-        Ok(Self { index, parts })
+        Ok(Self {
+            root: root.clone(),
+            index,
+            parts,
+        })
     }
 
     /// Whether the model has this part (the refiner has one text encoder only).
@@ -196,21 +203,64 @@ impl Checkpoint {
         dtype: DType,
         device: &Device,
     ) -> Result<VarBuilder<'static>> {
-        let part = self.part(component)?;
         let mut weights = Weights::default();
-        if part.weights.is_empty() {
-            for name in weight_files(&part.folder, component)? {
-                weights.map(&part.folder, &name)?;
-            }
-        }
-        for (folder, name) in &part.weights {
-            weights.map(folder, name)?;
+        for (folder, name) in self.weight_files(component)? {
+            weights.map(&folder, &name)?;
         }
         Ok(VarBuilder::from_backend(
             Box::new(weights),
             dtype,
             device.clone(),
         ))
+    }
+
+    /// Folder and name of each weight file of a part.
+    fn weight_files(&self, component: Component) -> Result<Vec<(Folder, String)>> {
+        let part = self.part(component)?;
+        if !part.weights.is_empty() {
+            return Ok(part.weights.clone());
+        }
+        let found = weight_files(&part.folder, component)?;
+        Ok(found
+            .into_iter()
+            .map(|name| (part.folder.clone(), name))
+            .collect())
+    }
+
+    /// SHA-256, in hex, that tells this model's files from others': the same wherever they lie.
+    ///
+    /// It covers `model_index.json` and, of each part that the model has, the configs, vocabulary
+    /// and weights that the engine reads, by name and content. A file of more than 64 MiB is told by
+    /// its size, its first MiB and the first 4 KiB of each further MiB, so that 7 GB take about a
+    /// second on a solid-state disk. Training, merging or another number type changes nearly every
+    /// value and is noticed; an edit of a few values, or of a tensor smaller than 1 MiB, can lie
+    /// between the samples and slip through.
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut files = Vec::new();
+        let parts = COMPONENTS.into_iter().filter(|&c| self.has(c));
+        for component in std::iter::once(Component::ModelIndex).chain(parts) {
+            let folder = match component {
+                Component::ModelIndex => &self.root,
+                part => self.folder(part)?,
+            };
+            let mut add = |folder: &Folder, name: String| {
+                let folder = folder.clone();
+                files.push(ModelFile {
+                    component,
+                    folder,
+                    name,
+                });
+            };
+            for name in fingerprint::settings(component, folder) {
+                add(folder, name.to_owned());
+            }
+            if fingerprint::is_network(component) {
+                for (folder, name) in self.weight_files(component)? {
+                    add(&folder, name);
+                }
+            }
+        }
+        fingerprint::of(&files)
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod checkpoint;
 pub mod fetch;
+mod fingerprint;
 pub mod folder;
 pub mod manifest;
 pub mod micro;

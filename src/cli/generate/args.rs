@@ -13,7 +13,10 @@ const EXAMPLES: &str = "\
 Examples:
   darkroom generate \"a red apple on a blue background\" --seed 7
   darkroom generate \"a harbour\" --init-image sketch.jpg --strength 0.6 -o harbour.png
-  darkroom generate --from harbour.png --steps 40 -o finer.png";
+  darkroom generate --from harbour.png --steps 40 -o finer.png
+
+A prompt that starts with a dash is given last, after two dashes:
+  darkroom generate --seed 7 -- \"-40 degrees, a frozen lake\"";
 
 /// What was typed after `darkroom generate`.
 #[derive(clap::Args, Debug, Default)]
@@ -161,7 +164,7 @@ pub struct Args {
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub threads: Option<std::num::NonZeroUsize>,
 
-    /// Decode in overlapping tiles of N latents: slower, far less memory
+    /// Decode in overlapping tiles of N latents; smaller tiles need less memory and cost fidelity
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub vae_tile: Option<usize>,
 
@@ -177,7 +180,7 @@ pub struct Args {
     #[arg(short, long, value_name = "PATH", help_heading = "Output")]
     pub output: Option<PathBuf>,
 
-    /// Replace existing files
+    /// Replace existing files; without -o, the next free name is taken all the same
     #[arg(long, help_heading = "Output")]
     pub force: bool,
 

@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
+use crate::config::VaeConfig;
 use crate::error::{Error, Result};
 use crate::image_file::{read, sha256_hex};
 use crate::request::Request;
 use candle_core::safetensors::SliceSafetensors;
 use candle_core::{DType, Device, Tensor};
-
-use crate::cli::model::Geometry;
 
 /// The tensor that the file must hold.
 const NAME: &str = "latents";
@@ -86,16 +85,16 @@ impl Noise {
         })
     }
 
-    /// The shape must be what the request and the model make of it.
-    pub fn fits(&self, path: &Path, request: &Request, geometry: Geometry) -> Result<()> {
+    /// The shape must be what the request and the model's VAE make of it.
+    pub fn fits(&self, path: &Path, request: &Request, vae: &VaeConfig) -> Result<()> {
         let Request {
             count,
             height_px,
             width_px,
             ..
         } = *request;
-        let [h, w] = request.latent_size(geometry.vae_factor)?;
-        let needed = [count, geometry.latent_channels, h, w];
+        let [h, w] = request.latent_size(vae.factor())?;
+        let needed = [count, vae.latent_channels, h, w];
         match self.latents.dims() == needed {
             true => Ok(()),
             false => Err(Error::file(

@@ -12,30 +12,56 @@ const NAME_CHARS: usize = 40;
 /// A default name that is taken gets a number; past this many, the user should choose.
 const MAX_TRIES: usize = 10_000;
 
-/// One path an image, free to be written.
+/// One path an image, each free and possible to write.
 ///
 /// `name.png` stays as it is for one image and becomes `name-000.png` … for several; a folder (there
 /// already, or ending in a slash) takes files named after the prompt and seed. Without `--output`
-/// such names are made in the working folder, and those taken are passed over.
+/// such names are made in the working folder, and those taken are passed over. Nothing is made yet,
+/// not even the folder.
 pub fn paths(output: Option<&Path>, request: &Request, force: bool) -> Result<Vec<PathBuf>> {
-    let paths = match output {
-        None => {
-            return (0..request.count)
-                .map(|i| free(&default_name(request, i)))
-                .collect();
+    let names = (0..request.count).map(|i| default_name(request, i));
+    match output {
+        None => names.map(|name| free(&name)).collect(),
+        Some(folder) if is_folder(folder) => {
+            whole_file::check_folder(folder)?;
+            let paths = names.map(|name| folder.join(name + ".png"));
+            checked(paths.collect(), |path| whole_file::check_name(path, force))
         }
-        Some(path) if is_folder(path) => {
-            std::fs::create_dir_all(path).map_err(|e| Error::file(path, e))?;
-            (0..request.count)
-                .map(|i| path.join(format!("{}.png", default_name(request, i))))
-                .collect()
-        }
-        Some(path) => named(path, request.count)?,
-    };
-    paths
-        .iter()
-        .try_for_each(|path| whole_file::check(path, force))?;
+        Some(path) => checked(named(path, request.count)?, |path| {
+            whole_file::check(path, force)
+        }),
+    }
+}
+
+fn checked(paths: Vec<PathBuf>, check: impl Fn(&Path) -> Result<()>) -> Result<Vec<PathBuf>> {
+    paths.iter().try_for_each(|path| check(path))?;
     Ok(paths)
+}
+
+/// Fails if `--dump` could not be written after the images.
+pub fn check_dump(dump: &Path, images: &[PathBuf], force: bool) -> Result<()> {
+    if images.iter().any(|image| same_file(image, dump)) {
+        return Err(Error::file(
+            dump,
+            "is the image's name too: give --dump another",
+        ));
+    }
+    let folder = whole_file::folder_of(dump);
+    let beside = |image: &PathBuf| whole_file::folder_of(image) == folder;
+    match images.iter().any(beside) {
+        // Their folder was checked, and may not be there yet.
+        true => whole_file::check_name(dump, force),
+        false => whole_file::check(dump, force),
+    }
+}
+
+/// Whether two paths name one file.
+fn same_file(a: &Path, b: &Path) -> bool {
+    let whole = |path: &Path| {
+        let folder = whole_file::folder_of(path).canonicalize().ok()?;
+        Some((folder, path.file_name()?.to_owned()))
+    };
+    a == b || whole(a).is_some_and(|a| Some(a) == whole(b))
 }
 
 fn is_folder(path: &Path) -> bool {
