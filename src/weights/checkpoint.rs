@@ -6,6 +6,9 @@ use std::path::Path;
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use rayon::prelude::*;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
@@ -414,9 +417,40 @@ impl Weights {
             }
         };
         let data = &bytes.as_ref()[entry.range.clone()];
+        if to == DType::F32 && device.is_cpu() {
+            // On all threads and by the processor's own instruction: candle has neither here.
+            let widened = match dtype {
+                DType::F16 => Some(widened(data, f16::from_le_bytes)),
+                DType::BF16 => Some(widened(data, bf16::from_le_bytes)),
+                _ => None,
+            };
+            if let Some(values) = widened {
+                return Ok(Tensor::from_vec(values, entry.shape.as_slice(), device)?);
+            }
+        }
         let tensor = Tensor::from_raw_buffer(data, dtype, &entry.shape, device)?;
         Ok(tensor.to_dtype(to)?)
     }
+}
+
+/// Half-precision values in a file's bytes, in float32.
+fn widened<H: Copy + Default>(data: &[u8], read: fn([u8; 2]) -> H) -> Vec<f32>
+where
+    [H]: HalfFloatSliceExt,
+{
+    const CHUNK: usize = 1 << 12;
+    let mut out = vec![0f32; data.len() / 2];
+    out.par_chunks_mut(CHUNK)
+        .zip(data.par_chunks(2 * CHUNK))
+        .for_each(|(out, data)| {
+            let mut halves = [H::default(); CHUNK]; // a file's bytes need not be aligned
+            let halves = &mut halves[..out.len()];
+            for (half, bytes) in halves.iter_mut().zip(data.chunks_exact(2)) {
+                *half = read([bytes[0], bytes[1]]);
+            }
+            halves.convert_to_f32_slice(out);
+        });
+    out
 }
 
 impl SimpleBackend for Weights {
