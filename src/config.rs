@@ -55,11 +55,38 @@ fn one_of(key: &str, value: &str, known: &[&str]) -> Result<(), String> {
     ))
 }
 
-fn positive(values: &[(&str, usize)]) -> Result<(), String> {
-    match values.iter().find(|(_, value)| *value == 0) {
-        Some((key, _)) => Err(format!("`{key}` is 0")),
+/// Far above any size of these networks, far below where a product of a few would overflow.
+const MAX_SIZE: usize = 1 << 20;
+
+/// More would make a pixel's worth of latents wider than any image.
+const MAX_LEVELS: usize = 16;
+
+/// Sizes must be from 1 to [`MAX_SIZE`].
+fn sizes(values: &[(&str, usize)]) -> Result<(), String> {
+    match values.iter().find(|(_, v)| !(1..=MAX_SIZE).contains(v)) {
+        Some((key, value)) => Err(format!("`{key}` is {value}, not from 1 to {MAX_SIZE}")),
         None => Ok(()),
     }
+}
+
+/// The channels of each level, from 1 to [`MAX_LEVELS`] levels.
+fn levels(channels: &[usize]) -> Result<(), String> {
+    if !(1..=MAX_LEVELS).contains(&channels.len()) {
+        return Err(format!(
+            "`block_out_channels` has {} levels, not from 1 to {MAX_LEVELS}",
+            channels.len()
+        ));
+    }
+    channels
+        .iter()
+        .try_for_each(|&width| sizes(&[("block_out_channels", width)]))
+}
+
+fn above_zero(key: &str, value: f64) -> Result<(), String> {
+    if value > 0.0 && value.is_finite() {
+        return Ok(());
+    }
+    Err(format!("`{key}` is {value}, not above 0"))
 }
 
 fn divides(key: &str, divisor: usize, of: &str, value: usize) -> Result<(), String> {
@@ -136,7 +163,7 @@ impl ClipConfig {
     /// Reads and checks a text encoder's config.
     pub fn load(folder: &Folder) -> Result<Self> {
         read(folder, |c: &Self| {
-            positive(&[
+            sizes(&[
                 ("vocab_size", c.vocab_size),
                 ("hidden_size", c.hidden_size),
                 ("intermediate_size", c.intermediate_size),
@@ -144,6 +171,7 @@ impl ClipConfig {
                 ("num_hidden_layers", c.num_hidden_layers),
                 ("max_position_embeddings", c.max_position_embeddings),
             ])?;
+            above_zero("layer_norm_eps", c.layer_norm_eps)?;
             one_of("hidden_act", &c.hidden_act, &["quick_gelu", "gelu"])?;
             divides(
                 "num_attention_heads",
@@ -405,13 +433,48 @@ impl UnetFile {
             None => false,
         };
         plain("only_cross_attention", !only_cross)?;
-        positive(&[
+        levels(&self.block_out_channels)?;
+        let set = |size: Option<usize>| size.unwrap_or(1); // what is absent is not wrong
+        sizes(&[
             ("in_channels", self.in_channels),
             ("out_channels", self.out_channels),
             ("conv_in_kernel", self.conv_in_kernel),
             ("conv_out_kernel", self.conv_out_kernel),
-            ("levels", self.block_out_channels.len()),
-        ])
+            ("time_embedding_dim", set(self.time_embedding_dim)),
+            ("time_cond_proj_dim", set(self.time_cond_proj_dim)),
+            ("addition_time_embed_dim", set(self.addition_time_embed_dim)),
+            (
+                "projection_class_embeddings_input_dim",
+                set(self.projection_class_embeddings_input_dim),
+            ),
+        ])?;
+        for (key, values) in [
+            ("layers_per_block", Some(&self.layers_per_block)),
+            ("cross_attention_dim", Some(&self.cross_attention_dim)),
+            ("sample_size", self.sample_size.as_ref()),
+        ] {
+            match values {
+                Some(PerLevel::One(value)) => sizes(&[(key, *value)])?,
+                Some(PerLevel::Each(each)) => each.iter().try_for_each(|v| sizes(&[(key, *v)]))?,
+                None => {}
+            }
+        }
+        for (key, kernel) in [
+            ("conv_in_kernel", self.conv_in_kernel),
+            ("conv_out_kernel", self.conv_out_kernel),
+        ] {
+            if kernel % 2 == 0 {
+                return Err(format!("`{key}` is {kernel}: an even kernel has no middle"));
+            }
+        }
+        if self.downsample_padding > 1 {
+            let padding = self.downsample_padding;
+            return Err(format!(
+                "`downsample_padding` is {padding}; supported: 0, 1"
+            ));
+        }
+        above_zero("norm_eps", self.norm_eps)?;
+        above_zero("mid_block_scale_factor", self.mid_block_scale_factor)
     }
 
     fn levels(self) -> Result<UnetConfig, String> {
@@ -485,7 +548,6 @@ impl UnetFile {
                         None
                     }
                 };
-                positive(&[("layers_per_block", layers[i])])?;
                 Ok(LevelConfig {
                     channels: channels[i],
                     layers: layers[i],
@@ -632,6 +694,7 @@ impl VaeConfig {
     pub fn load(folder: &Folder) -> Result<Self> {
         read(folder, |c: &Self| {
             one_of("act_fn", &c.act_fn, &["silu", "swish"])?;
+            levels(&c.block_out_channels)?;
             for (key, kinds, known) in [
                 (
                     "down_block_types",
@@ -651,11 +714,9 @@ impl VaeConfig {
                     .iter()
                     .try_for_each(|kind| one_of(key, kind, &[known]))?;
             }
-            positive(&[
-                ("levels", c.block_out_channels.len()),
+            sizes(&[
                 ("layers_per_block", c.layers_per_block),
                 ("latent_channels", c.latent_channels),
-                ("in_channels", c.in_channels),
             ])?;
             for &width in &c.block_out_channels {
                 divides(
@@ -673,9 +734,7 @@ impl VaeConfig {
                     "pictures have 3 colours; `in_channels` or `out_channels` differ".into(),
                 );
             }
-            if !(c.scaling_factor.is_finite() && c.scaling_factor > 0.0) {
-                return Err(format!("`scaling_factor` is {}", c.scaling_factor));
-            }
+            above_zero("scaling_factor", c.scaling_factor)?;
             for (key, values) in [
                 ("latents_mean", &c.latents_mean),
                 ("latents_std", &c.latents_std),
@@ -689,7 +748,10 @@ impl VaeConfig {
                     ));
                 }
             }
-            Ok(())
+            c.latents_std
+                .iter()
+                .flatten()
+                .try_for_each(|&std| above_zero("latents_std", std))
         })
     }
 

@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
+use crate::finite::check_finite;
 use crate::guidance::guide;
 use crate::observe::{Event, Observer, Stage, step};
 use crate::rng::NoiseSource;
@@ -58,7 +59,8 @@ pub fn denoise(
                 name: &format!("latents_{index:03}"),
                 value: &next,
             })?;
-            finite(&next, index)?;
+            let name = format!("latents of step {}", index + 1);
+            check_finite(Stage::Denoise, &name, &next)?;
             Ok(next)
         })?;
     }
@@ -133,12 +135,4 @@ fn combine(terms: &[(f64, Option<&Tensor>)]) -> Result<Tensor> {
             "a sum of nothing".into(),
         ))),
     }
-}
-
-fn finite(latents: &Tensor, index: usize) -> Result<()> {
-    crate::pipeline::check_finite(
-        Stage::Denoise,
-        &format!("latents of step {}", index + 1),
-        latents,
-    )
 }

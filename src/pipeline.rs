@@ -12,6 +12,7 @@ use crate::conditioning::{Conditioning, TextStage, TextTower, time_ids};
 use crate::config::{UnetConfig, VaeConfig};
 use crate::denoise::{Guidance, Noise, denoise, draw};
 use crate::error::{Error, Result};
+use crate::finite::check_finite;
 use crate::observe::{Event, Observer, Stage, stage, step};
 use crate::request::{Dtype, Precision, Request, Rng};
 use crate::rng::{Philox, TorchCpu};
@@ -66,6 +67,9 @@ impl Pipeline {
         let steps = towers.len() + 2;
         stage(observer, Stage::Load, steps, |observer| {
             let scheduler = load_scheduler(checkpoint)?;
+            let unet_config = UnetConfig::load(checkpoint.folder(Component::Unet)?)?;
+            let vae_config = VaeConfig::load(checkpoint.folder(Component::Vae)?)?;
+            check_channels(&unet_config, &vae_config)?;
             let mut parts = Vec::new();
             for (i, tower) in towers.iter().enumerate() {
                 parts.push(step(observer, Stage::Load, i, |_| {
@@ -73,21 +77,23 @@ impl Pipeline {
                 })?);
             }
             let unet = step(observer, Stage::Load, steps - 2, |_| {
-                let config = UnetConfig::load(checkpoint.folder(Component::Unet)?)?;
-                let weights =
-                    checkpoint.weights(Component::Unet, precision.unet.candle(), device)?;
-                Unet::load(config, weights)
+                let dtype = precision.unet.candle();
+                Unet::load(
+                    unet_config,
+                    checkpoint.weights(Component::Unet, dtype, device)?,
+                )
             })?;
             let vae = step(observer, Stage::Load, steps - 1, |_| {
-                let config = VaeConfig::load(checkpoint.folder(Component::Vae)?)?;
                 // SDXL's own VAE overflows in f16; its config says so, and the reference decodes it
                 // in f32 too.
                 let dtype = match precision.vae {
-                    Dtype::F16 if config.force_upcast => DType::F32,
+                    Dtype::F16 if vae_config.force_upcast => DType::F32,
                     dtype => dtype.candle(),
                 };
-                let weights = checkpoint.weights(Component::Vae, dtype, device)?;
-                Vae::load(config, weights)
+                Vae::load(
+                    vae_config,
+                    checkpoint.weights(Component::Vae, dtype, device)?,
+                )
             })?;
             Ok(Self {
                 text: TextStage::new(parts, checkpoint.force_zeros_for_empty_prompt()),
@@ -338,6 +344,22 @@ fn schedule_of(config: &SchedulerConfig, request: &Request) -> Result<Schedule> 
     })
 }
 
+/// The UNet must take and give the VAE's latents.
+fn check_channels(unet: &UnetConfig, vae: &VaeConfig) -> Result<()> {
+    let latent = vae.latent_channels;
+    if (unet.in_channels, unet.out_channels) == (latent, latent) {
+        return Ok(());
+    }
+    Err(Error::checkpoint(
+        "unet/config.json",
+        format!(
+            "`in_channels` is {} and `out_channels` {}, but the VAE's latents have {latent}; UNets \
+             that take more than latents (inpainting) are not supported",
+            unet.in_channels, unet.out_channels
+        ),
+    ))
+}
+
 fn load_scheduler(checkpoint: &Checkpoint) -> Result<SchedulerConfig> {
     const FILE: &str = "scheduler_config.json";
     let folder = checkpoint.folder(Component::Scheduler)?;
@@ -361,31 +383,4 @@ fn to_image(pixels: &Tensor) -> Result<RgbImage> {
         .map(|v| (v * 255.0).round_ties_even() as u8)
         .collect();
     Ok(RgbImage::from_raw(width as u32, height as u32, bytes).expect("3 bytes for each pixel"))
-}
-
-/// An error that names the stage, if a value is NaN or infinite.
-pub fn check_finite(stage: Stage, tensor: &str, value: &Tensor) -> Result<()> {
-    let values = value
-        .to_dtype(DType::F32)?
-        .flatten_all()?
-        .to_vec1::<f32>()?;
-    let bad = values.iter().filter(|v| !v.is_finite()).count();
-    if bad == 0 {
-        return Ok(());
-    }
-    let component = match stage {
-        Stage::TextEncode => "text",
-        Stage::VaeEncode | Stage::VaeDecode => "vae",
-        _ => "unet",
-    };
-    Err(Error::NotFinite {
-        stage,
-        tensor: tensor.to_owned(),
-        bad,
-        way_out: format!(
-            "half precision overflows in some models: try --dtype {component}=bf16 or \
-             {component}=f32; if it is f32 already, the checkpoint's weights are damaged or the \
-             guidance is far too high"
-        ),
-    })
 }

@@ -12,6 +12,9 @@ use crate::scheduler::{SchedulerKind, TimestepSpacing};
 const MAX_EDGE_PX: usize = 1 << 15;
 const MAX_COUNT: usize = 10_000;
 
+/// Smallest tile of the VAE, in latents: tests/pipeline/tiles.rs measures seams from here on.
+const MIN_TILE: usize = 16;
+
 /// Everything that decides an image's bits, besides the build and the device.
 ///
 /// It is written into each PNG, and a run that reads it back makes the same image.
@@ -322,8 +325,10 @@ impl Request {
                 return wrong(format!("{name} has a zero"));
             }
         }
-        if self.vae_tile.is_some_and(|tile| tile < 8) {
-            return wrong("--vae-tile is below 8 latents: seams could not be blended".into());
+        if self.vae_tile.is_some_and(|tile| tile < MIN_TILE) {
+            return wrong(format!(
+                "--vae-tile is below {MIN_TILE} latents: seams would show"
+            ));
         }
         if let Some(init) = &self.init_image
             && !(init.strength > 0.0 && init.strength <= 1.0)

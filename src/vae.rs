@@ -4,16 +4,18 @@
 //! channels-last inside; tiles overlap enough, and are blended smoothly enough, that no seam shows.
 //! Letters: B batch, L latent channels, h, w latent edges, H, W pixel edges.
 
+mod tiling;
+
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::config::VaeConfig;
 use crate::error::Result;
 use crate::ops::{
-    Activation, Conv2d, GroupNorm, Linear, Mask, Padding, attention, to_channels_first,
+    Activation, Conv2d, GroupNorm, Linear, Mask, Moments, Padding, attention, to_channels_first,
     to_channels_last, upsample_nearest,
 };
-use crate::unet::{ResnetBlock, ResnetShape};
+use crate::resnet::{ResnetBlock, ResnetShape};
 
 /// Eps of all the VAE's norms; not in its config.
 const EPS: f64 = 1e-6;
@@ -143,7 +145,7 @@ fn resnet(
         eps: EPS,
         embedding: None,
     };
-    ResnetBlock::load_shape(shape, 1.0, vb)
+    ResnetBlock::load(shape, 1.0, vb)
 }
 
 /// The residual blocks of a level: the first changes the channels.
@@ -279,20 +281,53 @@ impl Decoder {
     }
 
     /// The enlarging levels: x [B, h, w, C] → [B, H, W, 3]
-    fn tail(&self, mut x: Tensor) -> Result<Tensor> {
+    fn tail(&self, x: Tensor) -> Result<Tensor> {
+        self.tail_normed(x, &mut |norm, x| {
+            Ok(norm.forward_activated(x, Activation::Silu)?)
+        })
+    }
+
+    /// The same, where `norm` runs each group norm and the SiLU behind it.
+    fn tail_normed(&self, mut x: Tensor, norm: &mut Norm) -> Result<Tensor> {
         for (blocks, upsampler) in &self.up_blocks {
             for block in blocks {
-                x = block.forward(&x, None)?;
+                x = block.forward_normed(&x, None, norm)?;
             }
             if let Some(upsampler) = upsampler {
                 let (_, height, width, _) = x.dims4()?;
                 x = upsampler.forward(&upsample_nearest(&x, 2 * height, 2 * width)?)?;
             }
         }
-        let x = self.conv_norm_out.forward_activated(&x, Activation::Silu)?;
+        let x = norm(&self.conv_norm_out, &x)?;
         Ok(self.conv_out.forward(&x)?)
     }
+
+    /// The statistics of each norm of the enlarging levels, in order: x [1, h, w, C].
+    fn tail_moments(&self, x: Tensor) -> Result<Vec<Moments>> {
+        let mut all = Vec::new();
+        self.tail_normed(x, &mut |norm, x| {
+            let moments = norm.moments(x)?;
+            let normed = norm.forward_given(x, &moments, Activation::Silu)?;
+            all.push(moments);
+            Ok(normed)
+        })?;
+        Ok(all)
+    }
+
+    /// [`Decoder::tail`] of a part of an image, normed by given statistics.
+    fn tail_given(&self, x: Tensor, moments: &[Moments]) -> Result<Tensor> {
+        let mut moments = moments.iter();
+        self.tail_normed(x, &mut |norm, x| {
+            let moments = moments
+                .next()
+                .expect("one for each norm: both ways are the same");
+            Ok(norm.forward_given(x, moments, Activation::Silu)?)
+        })
+    }
 }
+
+/// Runs a group norm and the SiLU behind it.
+type Norm<'a> = dyn FnMut(&GroupNorm, &Tensor) -> Result<Tensor> + 'a;
 
 /// Residual block, attention over all pixels (one head), residual block.
 #[derive(Debug)]
@@ -370,166 +405,5 @@ impl PixelAttention {
             .to_out
             .forward(&attention(&q, &k, &v, 1, Mask::None)?)?;
         Ok((x + mixed.reshape((b, h, w, c))?)?)
-    }
-}
-
-/// Share of a tile's edge that it has in common with its neighbour. Diffusers blends a quarter too;
-/// our ramp is smooth at both ends.
-const OVERLAP: f64 = 0.25;
-
-/// Where tiles of edge `tile` begin along an edge of `length`, so that neighbours share at least
-/// [`OVERLAP`] of a tile and none reaches beyond the end.
-fn tile_starts(length: usize, tile: usize) -> Vec<usize> {
-    if tile >= length {
-        return vec![0];
-    }
-    let stride = (tile as f64 * (1.0 - OVERLAP)).floor().max(1.0) as usize;
-    let count = (length - tile).div_ceil(stride) + 1;
-    // Spread evenly: the last tile ends where the image does.
-    (0..count)
-        .map(|i| i * (length - tile) / (count - 1))
-        .collect()
-}
-
-/// A tile's weight by pixel along an edge: 1 where it is alone, a raised cosine where it meets the
-/// tile before (`before` pixels in common) and after.
-fn blend_weights(length: usize, before: usize, after: usize) -> Vec<f32> {
-    let ramp = |i: usize, over: usize| {
-        if i >= over {
-            return 1.0;
-        }
-        let phase = (i as f64 + 0.5) / over as f64;
-        0.5 - 0.5 * (std::f64::consts::PI * phase).cos()
-    };
-    (0..length)
-        .map(|i| (ramp(i, before) * ramp(length - 1 - i, after)) as f32)
-        .collect()
-}
-
-/// The tiles along one edge: where each begins, its size, and its weights once enlarged. The weights
-/// of all tiles over a pixel sum to 1.
-fn tiles(length: usize, tile: usize, factor: usize) -> Vec<(usize, usize, Vec<f32>)> {
-    let starts = tile_starts(length, tile);
-    let size = tile.min(length);
-    let mut tiles: Vec<_> = (0..starts.len())
-        .map(|i| {
-            let start = starts[i];
-            let before = if i > 0 {
-                starts[i - 1] + size - start
-            } else {
-                0
-            };
-            let after = starts.get(i + 1).map_or(0, |next| start + size - next);
-            (
-                start,
-                size,
-                blend_weights(size * factor, before * factor, after * factor),
-            )
-        })
-        .collect();
-    // Complementary ramps sum to 1 already, but where the last tiles are pushed together three may
-    // overlap.
-    let mut total = vec![0f32; length * factor];
-    for (start, _, weights) in &tiles {
-        total[start * factor..]
-            .iter_mut()
-            .zip(weights)
-            .for_each(|(total, w)| *total += w);
-    }
-    for (start, _, weights) in &mut tiles {
-        weights
-            .iter_mut()
-            .zip(&total[*start * factor..])
-            .for_each(|(w, total)| *w /= total);
-    }
-    tiles
-}
-
-impl Vae {
-    /// How many tiles [`Vae::decode_tiled`] decodes latents of `height` × `width` in.
-    pub fn tile_count(&self, (height, width): (usize, usize), tile: usize) -> usize {
-        tile_starts(height, tile).len() * tile_starts(width, tile).len()
-    }
-
-    /// Like [`Vae::decode`], in tiles of `tile` × `tile` latents, so that memory is bounded by the
-    /// tile. The coarsest level, whose attention sees the whole image, is decoded at once (it takes
-    /// little memory); only the enlarging levels are cut up. What is left of a tile's own norm
-    /// statistics is blended over the overlap. `around` runs each tile's work, given its index.
-    pub fn decode_tiled(
-        &self,
-        latents: &Tensor,
-        tile: usize,
-        mut around: impl FnMut(usize, &dyn Fn() -> Result<Tensor>) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        let (_, _, height, width) = latents.dims4()?;
-        let factor = self.config.factor();
-        let mut x = to_channels_last(&latents.to_dtype(self.dtype)?)?; // [B, h, w, L]
-        if let Some(conv) = &self.post_quant_conv {
-            x = conv.forward(&x)?;
-        }
-        let x = self.decoder.head(&x)?; // [B, h, w, C]
-        let columns = tiles(width, tile, factor);
-        let mut rows = Vec::new();
-        let mut done = 0;
-        let device = latents.device();
-        for (top, tile_height, row_weights) in tiles(height, tile, factor) {
-            let down = Tensor::from_vec(row_weights, (1, tile_height * factor, 1, 1), device)?;
-            let mut row = Vec::new();
-            for (left, tile_width, weights) in &columns {
-                let part = x
-                    .narrow(1, top, tile_height)?
-                    .narrow(2, *left, *tile_width)?;
-                let part = around(done, &|| self.decoder.tail(part.contiguous()?))?;
-                let part = part.to_dtype(DType::F32)?;
-                done += 1;
-                let across =
-                    Tensor::from_vec(weights.clone(), (1, 1, tile_width * factor, 1), device)?;
-                let part = part.broadcast_mul(&across)?.broadcast_mul(&down)?;
-                let right = (width - left - tile_width) * factor;
-                row.push(part.pad_with_zeros(2, left * factor, right)?);
-            }
-            let row = sum(row)?;
-            rows.push(row.pad_with_zeros(
-                1,
-                top * factor,
-                (height - top - tile_height) * factor,
-            )?);
-        }
-        to_channels_first(&sum(rows)?).map_err(Into::into) // [B, 3, H, W]
-    }
-}
-
-fn sum(parts: Vec<Tensor>) -> Result<Tensor> {
-    let sum = parts.into_iter().map(Ok).reduce(|sum, part| sum? + part?);
-    Ok(sum.expect("an image has at least one tile")?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tiles_cover_the_image_with_weights_that_sum_to_one() {
-        for length in 1..80 {
-            for tile in 8..40 {
-                let mut total = vec![0f32; length * 4];
-                let mut end = 0;
-                for (start, size, weights) in tiles(length, tile, 4) {
-                    assert!(
-                        start <= end,
-                        "a gap at {start} of {length} in tiles of {tile}"
-                    );
-                    end = start + size;
-                    for (i, weight) in weights.iter().enumerate() {
-                        total[start * 4 + i] += weight;
-                    }
-                }
-                assert_eq!(end, length);
-                assert!(
-                    total.iter().all(|t| (t - 1.0).abs() < 1e-5),
-                    "{length} in {tile}: {total:?}"
-                );
-            }
-        }
     }
 }

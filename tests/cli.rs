@@ -173,7 +173,7 @@ fn a_receipt_makes_the_same_file_again() {
             "--guidance-rescale",
             "0.7",
             "--vae-tile",
-            "8",
+            "16",
         ],
     ];
     room.generate(&all.concat());

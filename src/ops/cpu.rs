@@ -349,7 +349,7 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 8.333_452e-3;
     p = p * r + 4.166_579_6e-2;
     p = p * r + 1.666_666_5e-1;
-    p = p * r + 0.500_000_1;
+    p = p * r + 0.5;
     let y = p * r * r + r + 1.0;
     // n reaches 128, so the scale is applied in two halves.
     let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);

@@ -6,7 +6,7 @@
 //! variance", 1983). The plain difference of squares would lose the variance of channels with a
 //! large mean.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
@@ -45,20 +45,57 @@ impl GroupNorm {
 
     /// x [B, .., C] → the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.run(x, None)
+        self.run(x, self.op())
     }
 
     /// x [B, .., C] → the same shape, the activation applied in the same pass.
     pub fn forward_activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        self.run(x, Some(activation))
+        let op = GroupNormOp {
+            activation: Some(activation),
+            ..self.op()
+        };
+        self.run(x, op)
     }
 
-    fn run(&self, x: &Tensor, activation: Option<Activation>) -> Result<Tensor> {
+    /// Like [`GroupNorm::forward_activated`], with given statistics in place of x's own: how a part
+    /// of an image is normed as the whole is.
+    pub fn forward_given(
+        &self,
+        x: &Tensor,
+        moments: &Moments,
+        activation: Activation,
+    ) -> Result<Tensor> {
         let op = GroupNormOp {
+            activation: Some(activation),
+            given: Some(moments.clone()),
+            ..self.op()
+        };
+        self.run(x, op)
+    }
+
+    /// The statistics of the image x [1, .., C].
+    pub fn moments(&self, x: &Tensor) -> Result<Moments> {
+        let x = x.contiguous()?;
+        let (storage, layout) = x.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else {
+            candle_core::bail!("group norm's statistics are computed on the CPU only")
+        };
+        let channels = self.weight.elem_count();
+        self.op().check(layout, channels)?;
+        let values = Values::of(storage, layout)?.widen();
+        Ok(self.op().moments(&values, channels))
+    }
+
+    fn op(&self) -> GroupNormOp {
+        GroupNormOp {
             groups: self.groups,
             eps: self.eps,
-            activation,
-        };
+            activation: None,
+            given: None,
+        }
+    }
+
+    fn run(&self, x: &Tensor, op: GroupNormOp) -> Result<Tensor> {
         x.contiguous()?
             .apply_op3_no_bwd(&self.weight, &self.bias, &op)
     }
@@ -74,17 +111,19 @@ struct GroupNormOp {
     groups: usize,
     eps: f64,
     activation: Option<Activation>,
+    given: Option<Moments>,
 }
 
 /// Count, mean and sum of squared deviations of each group.
-#[derive(Clone)]
-struct Moments {
+#[derive(Clone, Debug)]
+pub struct Moments {
     count: f64,
     mean: Vec<f64>,
     squares: Vec<f64>,
 }
 
 impl Moments {
+    /// The statistics of both sides' values together.
     fn merge(mut self, other: Self) -> Self {
         if self.count == 0.0 {
             return other;
@@ -103,7 +142,43 @@ impl Moments {
     }
 }
 
+/// Values in a block of whole pixels.
+fn block_values(channels: usize) -> usize {
+    (BLOCK_VALUES / channels).clamp(1, BLOCK_PIXELS) * channels
+}
+
 impl GroupNormOp {
+    fn check(&self, layout: &Layout, channels: usize) -> Result<()> {
+        let dims = layout.dims();
+        if dims.len() < 2
+            || dims[dims.len() - 1] != channels
+            || !channels.is_multiple_of(self.groups)
+        {
+            candle_core::bail!(
+                "group norm of {channels} channels in {} groups got {dims:?}",
+                self.groups
+            )
+        }
+        Ok(())
+    }
+
+    /// The moments of each group over an image: x [pixels, C].
+    fn moments(&self, x: &[f32], channels: usize) -> Moments {
+        // Merged in the blocks' order, so that the result does not depend on the threads.
+        let block = block_values(channels);
+        let blocks: Vec<Moments> = x
+            .par_chunks(block)
+            .with_min_len(task_rows(block))
+            .map(|block| self.block_moments(block, channels))
+            .collect();
+        let none = Moments {
+            count: 0.0,
+            mean: vec![0.0; self.groups],
+            squares: vec![0.0; self.groups],
+        };
+        blocks.into_iter().fold(none, Moments::merge)
+    }
+
     /// The moments of each group over a block of pixels: block [pixels, C].
     fn block_moments(&self, block: &[f32], channels: usize) -> Moments {
         let pixels = block.len() / channels;
@@ -169,37 +244,20 @@ impl CustomOp3 for GroupNormOp {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let dims = layout.dims();
         let channels = weight_layout.shape().elem_count();
-        if dims.len() < 2
-            || dims[dims.len() - 1] != channels
-            || !channels.is_multiple_of(self.groups)
-        {
-            candle_core::bail!(
-                "group norm of {channels} channels in {} groups got {dims:?}",
-                self.groups
-            )
-        }
+        self.check(layout, channels)?;
         let values = Values::of(x, layout)?;
         let wide = values.widen();
         let weight = Values::of(weight, weight_layout)?.widen();
         let bias = Values::of(bias, bias_layout)?.widen();
         let mut out = vec![0f32; wide.len()];
-        let block = (BLOCK_VALUES / channels).clamp(1, BLOCK_PIXELS) * channels;
-        let image = (wide.len() / dims[0]).max(1);
+        let block = block_values(channels);
+        let image = (wide.len() / layout.dims()[0].max(1)).max(1);
         for (x, out) in wide.chunks_exact(image).zip(out.chunks_exact_mut(image)) {
-            // Merged in the blocks' order, so that the result does not depend on the threads.
-            let blocks: Vec<Moments> = x
-                .par_chunks(block)
-                .with_min_len(task_rows(block))
-                .map(|block| self.block_moments(block, channels))
-                .collect();
-            let none = Moments {
-                count: 0.0,
-                mean: vec![0.0; self.groups],
-                squares: vec![0.0; self.groups],
+            let moments = match &self.given {
+                Some(given) => given.clone(),
+                None => self.moments(x, channels),
             };
-            let moments = blocks.into_iter().fold(none, Moments::merge);
             // y = (x − mean)·scale + shift, by channel. The difference is nearly exact; the part of
             // the mean that float32 does not hold goes into the shift.
             let width = channels / self.groups;

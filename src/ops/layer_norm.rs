@@ -40,12 +40,18 @@ struct LayerNormOp {
     eps: f64,
 }
 
-/// Sum in sixteen interleaved parts, so that the loop vectorises.
+/// Sum of f(x) in sixteen interleaved parts, so that the loop vectorises.
 #[inline(always)]
-fn sum(values: impl ExactSizeIterator<Item = f32>) -> f32 {
+fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut parts = [0f32; 16];
-    for (i, value) in values.enumerate() {
-        parts[i % 16] += value;
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for (part, x) in parts.iter_mut().zip(chunk) {
+            *part += f(*x);
+        }
+    }
+    for (part, x) in parts.iter_mut().zip(rest) {
+        *part += f(*x);
     }
     parts.iter().sum()
 }
@@ -81,10 +87,10 @@ impl CustomOp3 for LayerNormOp {
                 vectorised(
                     #[inline(always)]
                     || {
-                        let mean = sum(x.iter().copied()) / count;
+                        let mean = sum(x, |x| x) / count;
                         // What rounding left out of the mean (as in group_norm).
-                        let rest = sum(x.iter().map(|x| x - mean)) / count;
-                        let squares = sum(x.iter().map(|x| (x - mean) * (x - mean)));
+                        let rest = sum(x, |x| x - mean) / count;
+                        let squares = sum(x, |x| (x - mean) * (x - mean));
                         let variance = (squares / count - rest * rest).max(0.0);
                         let scale = 1.0 / (variance + self.eps as f32).sqrt();
                         for (((out, x), weight), bias) in

@@ -20,7 +20,7 @@ pub use activation::{Activation, activation, geglu};
 pub use attention::{Mask, attention};
 pub use conv2d::{Conv2d, Padding};
 pub use embedding::{Embedding, SinusoidConfig, sinusoid};
-pub use group_norm::GroupNorm;
+pub use group_norm::{GroupNorm, Moments};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use upsample::upsample_nearest;

@@ -7,7 +7,6 @@
 
 mod attention;
 mod embedding;
-mod resnet;
 mod transformer;
 
 use candle_core::{D, DType, Device, Tensor};
@@ -18,9 +17,9 @@ use crate::error::Result;
 use crate::ops::{
     Activation, Conv2d, GroupNorm, Padding, to_channels_first, to_channels_last, upsample_nearest,
 };
+use crate::resnet::{ResnetBlock, ResnetShape};
 use attention::KeyValues;
 use embedding::Embeddings;
-pub use resnet::{ResnetBlock, ResnetShape};
 use transformer::SpatialTransformer;
 
 /// The network.
@@ -223,6 +222,22 @@ fn load_transformers(
         .collect()
 }
 
+fn load_resnet(
+    config: &UnetConfig,
+    (inputs, outputs): (usize, usize),
+    scale: f64,
+    vb: VarBuilder,
+) -> Result<ResnetBlock> {
+    let shape = ResnetShape {
+        inputs,
+        outputs,
+        groups: config.norm_num_groups,
+        eps: config.norm_eps,
+        embedding: Some(config.time_embedding_width),
+    };
+    ResnetBlock::load(shape, scale, vb)
+}
+
 /// Source: diffusers, `models/downsampling.py`, `Downsample2D`.
 fn halving(padding: usize) -> Padding {
     match padding {
@@ -254,7 +269,7 @@ impl DownBlock {
         let resnets = (0..level.layers)
             .map(|i| {
                 let inputs = if i == 0 { inputs } else { channels };
-                ResnetBlock::load(config, inputs, channels, 1.0, vb.pp("resnets").pp(i))
+                load_resnet(config, (inputs, channels), 1.0, vb.pp("resnets").pp(i))
             })
             .collect::<Result<_>>()?;
         let downsampler = (!last)
@@ -312,7 +327,7 @@ impl MidBlock {
         let resnets = (0..layers)
             .map(|i| {
                 let scale = config.mid_block_scale_factor;
-                ResnetBlock::load(config, channels, channels, scale, vb.pp("resnets").pp(i))
+                load_resnet(config, (channels, channels), scale, vb.pp("resnets").pp(i))
             })
             .collect::<Result<_>>()?;
         let level = LevelConfig {
@@ -361,7 +376,7 @@ impl UpBlock {
             .enumerate()
             .map(|(i, skip)| {
                 let inputs = skip + if i == 0 { inputs } else { channels };
-                ResnetBlock::load(config, inputs, channels, 1.0, vb.pp("resnets").pp(i))
+                load_resnet(config, (inputs, channels), 1.0, vb.pp("resnets").pp(i))
             })
             .collect::<Result<_>>()?;
         let upsampler = (!last)

@@ -87,6 +87,12 @@ const COMPONENTS: [Component; 7] = [
 impl Checkpoint {
     /// A folder in diffusers' layout, on disk.
     pub fn open(folder: &Path) -> Result<Self> {
+        if folder.is_file() {
+            return Err(Error::checkpoint(
+                folder.display(),
+                "a single file, not a folder in diffusers' layout: convert it with diffusers",
+            ));
+        }
         if !folder.is_dir() {
             return Err(Error::checkpoint(folder.display(), "not a folder"));
         }
@@ -242,7 +248,15 @@ fn weight_files(folder: &Folder, component: Component) -> Result<Vec<String>> {
                 let mut files: Vec<String> = weight_map.into_values().collect();
                 files.sort();
                 files.dedup();
-                if let Some(bad) = files.iter().find(|f| f.contains(['/', '\\'])) {
+                if files.is_empty() {
+                    return Err(Error::checkpoint(
+                        folder.describe(&index),
+                        "names no weight file",
+                    ));
+                }
+                // A plain name: no separator of any system, and not `..`.
+                let outside = |f: &&String| f.contains(['/', '\\']) || f.starts_with('.');
+                if let Some(bad) = files.iter().find(outside) {
                     return Err(Error::checkpoint(
                         folder.describe(&index),
                         format!("names `{bad}`, which lies outside the folder"),

@@ -93,12 +93,12 @@ fn events_come_in_order_and_as_announced() {
         ..request()
     };
     assert_eq!(stages(&batch, Start::default()), run(3, 2));
-    // 12×16 latents in tiles of 8, a quarter in common: 2×3 of them, for each image.
+    // 24×32 latents in tiles of 16, a quarter in common: 2×3 of them, for each image.
     let tiled = Request {
         count: 2,
-        height_px: 96,
-        width_px: 128,
-        vae_tile: Some(8),
+        height_px: 192,
+        width_px: 256,
+        vae_tile: Some(16),
         ..request()
     };
     assert_eq!(stages(&tiled, Start::default()), run(2, 12));
@@ -146,8 +146,8 @@ impl Observer for Cancel {
 #[test]
 fn cancelling_at_any_event_ends_the_run_at_once() {
     let request = Request {
-        height_px: 96,
-        vae_tile: Some(8),
+        height_px: 160,
+        vae_tile: Some(16),
         ..request()
     };
     for at in 1.. {

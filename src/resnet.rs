@@ -3,7 +3,6 @@
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
-use crate::config::UnetConfig;
 use crate::error::Result;
 use crate::ops::{Activation, Conv2d, GroupNorm, Linear};
 
@@ -36,26 +35,8 @@ pub struct ResnetShape {
 }
 
 impl ResnetBlock {
-    /// Reads a block of the UNet; its sum is divided by `scale`.
-    pub fn load(
-        config: &UnetConfig,
-        inputs: usize,
-        outputs: usize,
-        scale: f64,
-        vb: VarBuilder,
-    ) -> Result<Self> {
-        let shape = ResnetShape {
-            inputs,
-            outputs,
-            groups: config.norm_num_groups,
-            eps: config.norm_eps,
-            embedding: Some(config.time_embedding_width),
-        };
-        Self::load_shape(shape, scale, vb)
-    }
-
-    /// Reads a block of any shape.
-    pub fn load_shape(shape: ResnetShape, scale: f64, vb: VarBuilder) -> Result<Self> {
+    /// Reads a block; its sum is divided by `scale`.
+    pub fn load(shape: ResnetShape, scale: f64, vb: VarBuilder) -> Result<Self> {
         let ResnetShape {
             inputs,
             outputs,
@@ -80,13 +61,25 @@ impl ResnetBlock {
 
     /// x [B, H, W, C_in], the activated time embedding [B, T] → [B, H, W, C_out]
     pub fn forward(&self, x: &Tensor, embedding: Option<&Tensor>) -> Result<Tensor> {
-        let h = self.norm1.forward_activated(x, Activation::Silu)?;
+        self.forward_normed(x, embedding, &mut |norm, x| {
+            Ok(norm.forward_activated(x, Activation::Silu)?)
+        })
+    }
+
+    /// The same, where `norm` runs each group norm and the SiLU behind it.
+    pub fn forward_normed(
+        &self,
+        x: &Tensor,
+        embedding: Option<&Tensor>,
+        norm: &mut dyn FnMut(&GroupNorm, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let h = norm(&self.norm1, x)?;
         let mut h = self.conv1.forward(&h)?; // [B, H, W, C_out]
         if let (Some(projection), Some(embedding)) = (&self.time_emb_proj, embedding) {
             let shift = projection.forward(embedding)?; // [B, C_out]
             h = h.broadcast_add(&shift.unsqueeze(1)?.unsqueeze(1)?)?;
         }
-        let h = self.norm2.forward_activated(&h, Activation::Silu)?;
+        let h = norm(&self.norm2, &h)?;
         let h = self.conv2.forward(&h)?;
         let sum = match &self.conv_shortcut {
             Some(shortcut) => (shortcut.forward(x)? + h)?,
