@@ -31,7 +31,7 @@ const TIME_ID_WIDTH: usize = 32;
 const TIMESTEP: f64 = 481.0;
 const REPEATS: usize = 7;
 
-/// A network that both can express: two layers' worth of SDXL, narrower.
+/// A shape that both can express: SDXL's layout, narrower.
 struct Case {
     name: &'static str,
     /// Channels, attention heads and transformer depth of each level; depth 0 is no attention.

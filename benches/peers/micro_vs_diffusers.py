@@ -1,6 +1,6 @@
 """darkroom beside diffusers: one image of the micro model, from starting the process to the PNG.
 
-Both sides run as fresh processes in turn; the table has the medians of one run of this script, and
+All runs are fresh processes that take turns; the table has the medians of one run of this script, and
 their ratio. See README.md beside this file.
 """
 
@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models/micro"
 PROMPT = "a red apple on a blue background"
 STEPS, GUIDANCE, SIZE, SEED = 20, 4.0, 128, 0
+WARM_IMAGES = 3
 COMPUTE_STAGES = ("text_encode", "denoise", "vae_decode", "post_process")
 
 
@@ -91,7 +92,6 @@ def compare(arguments):
     )
     if arguments.omp_wait_policy:
         environment["OMP_WAIT_POLICY"] = arguments.omp_wait_policy
-    runs = {"darkroom": [], "diffusers": []}
     load_before = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Path(folder, "darkroom.png"), Path(folder, "diffusers.png")
@@ -107,14 +107,15 @@ def compare(arguments):
                 "--threads", str(arguments.threads),
             ],
         }  # fmt: skip
-        for command in commands.values():  # reads the files into the system's cache
+        # The same process again, for the images after its first.
+        commands["warm"] = commands["diffusers"] + ["--repeats", str(1 + WARM_IMAGES)]
+        runs = {name: [] for name in commands}
+        for command in list(commands.values())[:2]:  # reads the files into the system's cache
             run(command, environment)
         for turn in range(arguments.repeats):
             order = list(commands) if turn % 2 == 0 else list(commands)[::-1]
             for name in order:
                 runs[name].append(run(commands[name], environment))
-        warm_command = commands["diffusers"] + ["--repeats", str(arguments.repeats + 1)]
-        warm = run(warm_command, environment)["own"]["images_ms"]
         apart, share = levels_apart(ours, theirs)
 
     def median(name, value):
@@ -135,7 +136,8 @@ def compare(arguments):
              median("diffusers", lambda r: r["own"]["import_ms"] + r["own"]["load_ms"])),
             ("compute: first image, ms", compute_ms,
              median("diffusers", lambda r: r["own"]["images_ms"][0])),
-            ("compute: diffusers warm, ms", compute_ms, statistics.median(warm[1:])),
+            ("compute: diffusers warm, ms", compute_ms,
+             median("warm", lambda r: statistics.median(r["own"]["images_ms"][1:]))),
         ]
     ]  # fmt: skip
     print(f"| {arguments.threads} threads, {arguments.repeats} runs each, medians "
@@ -157,7 +159,6 @@ def compare(arguments):
             "share_of_values_apart": share,
             "load_average": load,
             "runs": runs,
-            "warm_ms": warm,
         }  # fmt: skip
         Path(arguments.json).write_text(json.dumps(record, indent=2) + "\n")
 
