@@ -22,10 +22,14 @@ fn transposed<T: Copy + Default + Send + Sync>(
     out.par_chunks_mut(ROWS * outputs.max(1))
         .enumerate()
         .for_each(|(block, rows)| {
-            for o in 0..outputs {
-                for (i, row) in rows.chunks_exact_mut(outputs).enumerate() {
-                    let (tap, input) = ((block * ROWS + i) / inputs, (block * ROWS + i) % inputs);
-                    row[o] = weight[(o * inputs + input) * taps + tap];
+            // Where each row's value lies among the values of one output.
+            let offsets: [usize; ROWS] = std::array::from_fn(|i| {
+                let row = block * ROWS + i;
+                row % inputs * taps + row / inputs
+            });
+            for (o, weight) in weight.chunks_exact(inputs * taps).enumerate() {
+                for (row, &offset) in rows.chunks_exact_mut(outputs).zip(&offsets) {
+                    row[o] = weight[offset];
                 }
             }
         });
