@@ -68,9 +68,6 @@ pub fn denoise(
 }
 
 /// The network's output for latents [B, L, h, w], guided where there are two rows to guide between.
-///
-/// Image by image: a matrix product's rounding depends on its number of rows, and an image must not
-/// depend on its neighbours. On the CPU a larger batch would gain nothing.
 fn predict(
     unet: &Unet,
     latents: &Tensor,
@@ -78,17 +75,12 @@ fn predict(
     prepared: &Prepared,
     guidance: Guidance,
 ) -> Result<Tensor> {
-    let one = |i| {
-        let latents = latents.narrow(0, i, 1)?;
-        if prepared.rows() != 2 {
-            return unet.forward(&latents, timestep, prepared);
-        }
-        let doubled = Tensor::cat(&[&latents, &latents], 0)?; // [2, L, h, w]
-        let both = unet.forward(&doubled, timestep, prepared)?.chunk(2, 0)?;
-        guide(&both[0], &both[1], guidance.scale, guidance.rescale)
-    };
-    let outputs = (0..latents.dim(0)?).map(one).collect::<Result<Vec<_>>>()?;
-    Ok(Tensor::cat(&outputs, 0)?)
+    if prepared.rows() != 2 {
+        return unet.forward(latents, timestep, prepared);
+    }
+    let doubled = Tensor::cat(&[latents, latents], 0)?; // [2B, L, h, w]
+    let both = unet.forward(&doubled, timestep, prepared)?.chunk(2, 0)?;
+    guide(&both[0], &both[1], guidance.scale, guidance.rescale)
 }
 
 /// Applies a step's coefficients: latents and model output [B, L, h, w] → the next latents.
