@@ -113,7 +113,7 @@ impl Pipeline {
         observer: &mut dyn Observer,
     ) -> Result<Vec<RgbImage>> {
         // On a worker of the pool, from where an operation hands its parts to other workers without
-        // putting a thread to sleep: a third of a small model's time otherwise.
+        // putting a thread to sleep: a sixth of a small model's time otherwise.
         rayon::scope(|_| self.run(request, start, observer))
     }
 

@@ -259,7 +259,7 @@ fn steady_rows(n: usize) -> usize {
 /// `out` depends on its row of `x` only, to the bit.
 ///
 /// The weight has its outputs side by side because gemm reads that order in place; the checkpoints'
-/// order would be repacked at every call, at up to a third of the time where rows are few.
+/// order would be repacked at every call, which costs most where rows are few.
 pub fn linear_rows(out: &mut [f32], x: Rows, weight: Values, bias: Option<&[f32]>, n: usize) {
     debug_assert_eq!(weight.len(), n * x.cols);
     let rows = steady_rows(n);
