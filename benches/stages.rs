@@ -113,7 +113,7 @@ fn conv2d(c: &mut Criterion) {
     let theirs = candle_nn::Conv2d::new(weight, Some(bias), config);
     for edge in [32, 64] {
         let image = values(&[1, channels, edge, edge]);
-        let last = ops::to_channels_last(&image).expect("an image");
+        let last = ops::to_channels_last(&image, DType::F32).expect("an image");
         let mut group = c.benchmark_group(format!("conv2d 3x3 {channels} channels {edge}x{edge}"));
         group.throughput(Throughput::Elements(
             (2 * edge * edge * 9 * channels * channels) as u64,
@@ -128,7 +128,7 @@ fn group_norm(c: &mut Criterion) {
     let (channels, edge, groups, eps) = (320, 64, 32, 1e-5);
     let (weight, bias) = (values(&[channels]), values(&[channels]));
     let image = values(&[1, channels, edge, edge]);
-    let last = ops::to_channels_last(&image).expect("an image");
+    let last = ops::to_channels_last(&image, DType::F32).expect("an image");
     let mut group = c.benchmark_group(format!(
         "group norm, SiLU {channels} channels {edge}x{edge}"
     ));

@@ -8,7 +8,9 @@ use candle_nn::VarBuilder;
 
 use crate::config::ClipConfig;
 use crate::error::{Error, Result};
-use crate::ops::{Activation, Embedding, LayerNorm, Linear, Mask, activation, attention};
+use crate::ops::{
+    Activation, Embedding, LayerNorm, Linear, Mask, activation, add, add_to_each, attention,
+};
 
 /// One text encoder. Letters: N positions (77), C hidden width, P projection width.
 #[derive(Debug)]
@@ -88,10 +90,7 @@ impl ClipTextEncoder {
         let flat: Vec<u32> = ids.iter().flatten().copied().collect();
         let input = Tensor::from_vec(flat, (batch, length), &self.device)?; // [B, N]
         let positions = self.position_embedding.first(length)?; // [N, C]
-        let mut x = self
-            .token_embedding
-            .forward(&input)?
-            .broadcast_add(&positions)?; // [B, N, C]
+        let mut x = add_to_each(&self.token_embedding.forward(&input)?, &positions)?; // [B, N, C]
 
         let needed = if self.text_projection.is_some() {
             depth
@@ -169,10 +168,10 @@ impl Layer {
 
     /// x [B, N, C] → [B, N, C]
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = (x + self.self_attn.forward(&self.layer_norm1.forward(x)?)?)?;
+        let x = add(x, &self.self_attn.forward(&self.layer_norm1.forward(x)?)?)?;
         let inner = self.fc1.forward(&self.layer_norm2.forward(&x)?)?; // [B, N, 4C]
         let inner = activation(&inner, self.activation)?;
-        Ok((x + self.fc2.forward(&inner)?)?)
+        Ok(add(&x, &self.fc2.forward(&inner)?)?)
     }
 }
 

@@ -40,25 +40,39 @@ pub struct TextTower {
     encoder: ClipTextEncoder,
 }
 
-impl TextTower {
-    /// Reads a tokenizer and its encoder.
-    pub fn load(
+/// A text encoder of a checkpoint, with its tokenizer read and its weights not yet.
+#[derive(Debug)]
+pub struct TextTowerLoader {
+    tokenizer: Tokenizer,
+    config: ClipConfig,
+    component: Component,
+}
+
+impl TextTowerLoader {
+    /// Reads a tokenizer and its encoder's config.
+    pub fn new(
         checkpoint: &Checkpoint,
         (tokenizer, encoder): (Component, Component),
-        dtype: DType,
-        device: &Device,
     ) -> Result<Self> {
         let config = ClipConfig::load(checkpoint.folder(encoder)?)?;
-        let tokenizer = Tokenizer::load(
-            checkpoint.folder(tokenizer)?,
-            config.vocab_size,
-            config.max_position_embeddings,
-        )?;
-        let project = encoder == Component::TextEncoder2;
-        let weights = checkpoint.weights(encoder, dtype, device)?;
         Ok(Self {
-            tokenizer,
-            encoder: ClipTextEncoder::load(config, project, weights)?,
+            tokenizer: Tokenizer::load(
+                checkpoint.folder(tokenizer)?,
+                config.vocab_size,
+                config.max_position_embeddings,
+            )?,
+            config,
+            component: encoder,
+        })
+    }
+
+    /// Reads the encoder.
+    pub fn load(self, checkpoint: &Checkpoint, dtype: DType, device: &Device) -> Result<TextTower> {
+        let project = self.component == Component::TextEncoder2;
+        let weights = checkpoint.weights(self.component, dtype, device)?;
+        Ok(TextTower {
+            tokenizer: self.tokenizer,
+            encoder: ClipTextEncoder::load(self.config, project, weights)?,
         })
     }
 }

@@ -1,17 +1,13 @@
 //! The sentinel behind every stage: no NaN and no infinity goes on.
 
-use candle_core::{DType, Tensor};
+use candle_core::{CpuStorage, DType, Storage, Tensor};
 
 use crate::error::{Error, Result};
 use crate::observe::Stage;
 
 /// An error that names the stage, if a value is NaN or infinite.
 pub fn check_finite(stage: Stage, tensor: &str, value: &Tensor) -> Result<()> {
-    let values = value
-        .to_dtype(DType::F32)?
-        .flatten_all()?
-        .to_vec1::<f32>()?;
-    let bad = values.iter().filter(|v| !v.is_finite()).count();
+    let bad = not_finite(value)?;
     if bad == 0 {
         return Ok(());
     }
@@ -30,4 +26,18 @@ pub fn check_finite(stage: Stage, tensor: &str, value: &Tensor) -> Result<()> {
              guidance is far too high"
         ),
     })
+}
+
+/// How many values are NaN or infinite; float32 on the CPU is read where it lies.
+fn not_finite(value: &Tensor) -> candle_core::Result<usize> {
+    let count = |values: &[f32]| values.iter().filter(|v| !v.is_finite()).count();
+    let value = value.to_dtype(DType::F32)?;
+    let (storage, layout) = value.storage_and_layout();
+    if let (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) =
+        (&*storage, layout.contiguous_offsets())
+    {
+        return Ok(count(&values[start..end]));
+    }
+    drop(storage);
+    Ok(count(&value.flatten_all()?.to_vec1::<f32>()?))
 }

@@ -32,6 +32,7 @@ pub mod denoise;
 pub mod device;
 pub mod error;
 pub mod finite;
+pub mod forecast;
 pub mod guidance;
 pub mod image_file;
 pub mod measure;

@@ -8,7 +8,7 @@
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 
-use crate::conditioning::{Conditioning, TextStage, TextTower, time_ids};
+use crate::conditioning::{Conditioning, TextStage, TextTowerLoader, time_ids};
 use crate::config::{UnetConfig, VaeConfig};
 use crate::denoise::{Guidance, Noise, denoise, draw};
 use crate::error::{Error, Result};
@@ -48,32 +48,21 @@ impl Pipeline {
         device: &Device,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
-        let towers: Vec<_> = [
-            (Component::Tokenizer, Component::TextEncoder),
-            (Component::Tokenizer2, Component::TextEncoder2),
-        ]
-        .into_iter()
-        .filter(|(_, encoder)| checkpoint.has(*encoder))
-        .collect();
-        if !towers
-            .iter()
-            .any(|(_, encoder)| *encoder == Component::TextEncoder2)
-        {
-            return Err(Error::checkpoint(
-                "model_index.json",
-                "no `text_encoder_2`: not an SDXL model",
-            ));
-        }
-        let steps = towers.len() + 2;
+        let towers = text_towers(checkpoint)?;
+        let steps = load_steps(checkpoint)?.len();
         stage(observer, Stage::Load, steps, |observer| {
             let scheduler = load_scheduler(checkpoint)?;
             let unet_config = UnetConfig::load(checkpoint.folder(Component::Unet)?)?;
             let vae_config = VaeConfig::load(checkpoint.folder(Component::Vae)?)?;
             check_channels(&unet_config, &vae_config)?;
+            let loaders = step(observer, Stage::Load, 0, |_| {
+                let read = |tower: &_| TextTowerLoader::new(checkpoint, *tower);
+                towers.iter().map(read).collect::<Result<Vec<_>>>()
+            })?;
             let mut parts = Vec::new();
-            for (i, tower) in towers.iter().enumerate() {
-                parts.push(step(observer, Stage::Load, i, |_| {
-                    TextTower::load(checkpoint, *tower, precision.text_encoder.candle(), device)
+            for (i, loader) in loaders.into_iter().enumerate() {
+                parts.push(step(observer, Stage::Load, 1 + i, |_| {
+                    loader.load(checkpoint, precision.text_encoder.candle(), device)
                 })?);
             }
             let unet = step(observer, Stage::Load, steps - 2, |_| {
@@ -323,6 +312,36 @@ impl Pipeline {
             Ok(Tensor::cat(&images, 0)?)
         })
     }
+}
+
+/// Tokenizer and encoder of each text tower that the model has.
+fn text_towers(checkpoint: &Checkpoint) -> Result<Vec<(Component, Component)>> {
+    let towers = [
+        (Component::Tokenizer, Component::TextEncoder),
+        (Component::Tokenizer2, Component::TextEncoder2),
+    ];
+    if !checkpoint.has(Component::TextEncoder2) {
+        return Err(Error::checkpoint(
+            "model_index.json",
+            "no `text_encoder_2`: not an SDXL model",
+        ));
+    }
+    let present = towers
+        .into_iter()
+        .filter(|(_, encoder)| checkpoint.has(*encoder));
+    Ok(present.collect())
+}
+
+/// What [`Pipeline::load`] loads in each of its steps.
+pub fn load_steps(checkpoint: &Checkpoint) -> Result<Vec<&'static str>> {
+    let mut names = vec!["vocabulary"];
+    names.extend(
+        text_towers(checkpoint)?
+            .iter()
+            .map(|(_, encoder)| encoder.name()),
+    );
+    names.extend([Component::Unet.name(), Component::Vae.name()]);
+    Ok(names)
 }
 
 /// The steps that the request asks for, before anything but the scheduler's config is read.

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::error::Result;
-use crate::ops::{Activation, Conv2d, GroupNorm, Linear};
+use crate::ops::{Activation, Conv2d, GroupNorm, Linear, add, add_by_image};
 
 /// Norm, SiLU, convolution, twice, around a skip; the time embedding enters between.
 /// Source: diffusers, `models/resnet.py`, `ResnetBlock2D`.
@@ -77,13 +77,13 @@ impl ResnetBlock {
         let mut h = self.conv1.forward(&h)?; // [B, H, W, C_out]
         if let (Some(projection), Some(embedding)) = (&self.time_emb_proj, embedding) {
             let shift = projection.forward(embedding)?; // [B, C_out]
-            h = h.broadcast_add(&shift.unsqueeze(1)?.unsqueeze(1)?)?;
+            h = add_by_image(&h, &shift)?;
         }
         let h = norm(&self.norm2, &h)?;
         let h = self.conv2.forward(&h)?;
         let sum = match &self.conv_shortcut {
-            Some(shortcut) => (shortcut.forward(x)? + h)?,
-            None => (x + h)?,
+            Some(shortcut) => add(&shortcut.forward(x)?, &h)?,
+            None => add(x, &h)?,
         };
         Ok(if self.scale == 1.0 {
             sum

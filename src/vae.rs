@@ -12,8 +12,8 @@ use candle_nn::VarBuilder;
 use crate::config::VaeConfig;
 use crate::error::Result;
 use crate::ops::{
-    Activation, Conv2d, GroupNorm, Linear, Mask, Moments, Padding, attention, to_channels_first,
-    to_channels_last, upsample_nearest,
+    Activation, Conv2d, GroupNorm, Linear, Mask, Moments, Padding, add, attention,
+    to_channels_first, to_channels_last, upsample_nearest,
 };
 use crate::resnet::{ResnetBlock, ResnetShape};
 
@@ -75,12 +75,12 @@ impl Vae {
 
     /// pixels [B, 3, H, W] in −1…1 → the distribution of unscaled latents.
     pub fn encode(&self, pixels: &Tensor) -> Result<Posterior> {
-        let x = to_channels_last(&pixels.to_dtype(self.dtype)?)?; // [B, H, W, 3]
+        let x = to_channels_last(pixels, self.dtype)?; // [B, H, W, 3]
         let mut x = self.encoder.forward(x)?; // [B, h, w, 2L]
         if let Some(conv) = &self.quant_conv {
             x = conv.forward(&x)?;
         }
-        let x = to_channels_first(&x)?.to_dtype(DType::F32)?; // [B, 2L, h, w]
+        let x = to_channels_first(&x, DType::F32)?; // [B, 2L, h, w]
         let latent = self.config.latent_channels;
         Ok(Posterior {
             mean: x.narrow(1, 0, latent)?.contiguous()?,
@@ -90,12 +90,12 @@ impl Vae {
 
     /// Unscaled latents [B, L, h, w] → pixels [B, 3, H, W] around −1…1, float32.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        let mut x = to_channels_last(&latents.to_dtype(self.dtype)?)?; // [B, h, w, L]
+        let mut x = to_channels_last(latents, self.dtype)?; // [B, h, w, L]
         if let Some(conv) = &self.post_quant_conv {
             x = conv.forward(&x)?;
         }
         let x = self.decoder.tail(self.decoder.head(&x)?)?; // [B, H, W, 3]
-        Ok(to_channels_first(&x)?.to_dtype(DType::F32)?) // [B, 3, H, W]
+        Ok(to_channels_first(&x, DType::F32)?) // [B, 3, H, W]
     }
 
     /// What the UNet's latents are in the autoencoder's own scale.
@@ -404,6 +404,6 @@ impl PixelAttention {
         let mixed = self
             .to_out
             .forward(&attention(&q, &k, &v, 1, Mask::None)?)?;
-        Ok((x + mixed.reshape((b, h, w, c))?)?)
+        Ok(add(x, &mixed.reshape((b, h, w, c))?)?)
     }
 }

@@ -1,3 +1,10 @@
-//! What happened in a run: observers that measure.
+//! What happened in a run: time, memory and work, by stage, step and operation.
+//!
+//! [`recorder::Recorder`] is the observer that gathers all of it. Operations tell [`op`] what they
+//! do, and [`memory`] counts the heap; both are idle, but for one load and two additions, while
+//! nobody records. This module knows nothing of networks, operations or commands.
 
+pub mod memory;
+pub mod op;
+pub mod recorder;
 pub mod timer;

@@ -4,6 +4,8 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::cpu::{Values, exp, store, task_rows, vectorised};
+use super::work;
+use crate::measure::op;
 
 /// Which non-linearity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +73,10 @@ const CHUNK: usize = 1 << 14;
 
 /// Applies `which` to every value.
 pub fn activation(x: &Tensor, which: Activation) -> Result<Tensor> {
-    x.contiguous()?.apply_op1_no_bwd(&ActivationOp(which))
+    let work = || work::activation(x.elem_count(), which, x.dtype().size_in_bytes());
+    op::run(work, || {
+        x.contiguous()?.apply_op1_no_bwd(&ActivationOp(which))
+    })
 }
 
 struct ActivationOp(Activation);
@@ -92,7 +97,12 @@ impl CustomOp1 for ActivationOp {
 
 /// Gated linear unit with GELU: x [.., 2C] → first half × gelu(second half), [.., C].
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1_no_bwd(&GegluOp)
+    let work = || {
+        let channels = x.dims().last().map_or(0, |width| width / 2);
+        let rows = x.elem_count() / (2 * channels).max(1);
+        work::geglu(rows, channels, x.dtype().size_in_bytes())
+    };
+    op::run(work, || x.contiguous()?.apply_op1_no_bwd(&GegluOp))
 }
 
 struct GegluOp;

@@ -8,6 +8,8 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::cpu::{Rows, Threads, Values, exp, gemm_nn, gemm_nt, store, vectorised};
+use super::work;
+use crate::measure::op;
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +23,25 @@ pub enum Mask {
 /// softmax(q·kᵀ/√d)·v for each head: q [B, Nq, heads·d]; k, v [K, Nk, heads·d] → [B, Nq, heads·d].
 /// K divides B: where it is smaller, B/K rows of q in succession share one row of k and v.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> {
-    q.contiguous()?.apply_op3_no_bwd(
-        &k.contiguous()?,
-        &v.contiguous()?,
-        &AttentionOp { heads, mask },
-    )
+    let (batch, queries, width) = q.dims3()?;
+    let (key_batch, keys, _) = k.dims3()?;
+    let work = || {
+        work::attention(
+            (batch * heads, key_batch * heads),
+            queries,
+            keys,
+            width / heads,
+            mask == Mask::Causal,
+            q.dtype().size_in_bytes(),
+        )
+    };
+    op::run(work, || {
+        q.contiguous()?.apply_op3_no_bwd(
+            &k.contiguous()?,
+            &v.contiguous()?,
+            &AttentionOp { heads, mask },
+        )
+    })
 }
 
 const QUERY_TILE: usize = 64;

@@ -9,6 +9,8 @@ use rayon::prelude::*;
 
 use super::cpu::{Rows, Values, linear_rows, store, task_rows};
 use super::weight::outputs_last;
+use super::work;
+use crate::measure::op;
 
 /// Zeros put around an image before a convolution, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -78,14 +80,44 @@ impl Conv2d {
 
     /// image [B, H, W, in] → [B, H', W', out].
     pub fn forward(&self, image: &Tensor) -> Result<Tensor> {
-        let op = ConvOp {
+        let conv = ConvOp {
             stride: self.stride,
             padding: self.padding,
         };
-        image
-            .contiguous()?
-            .apply_op3_no_bwd(&self.weight, &self.bias, &op)
+        let (batch, height, width, _) = image.dims4()?;
+        let (kernel, _, inputs, outputs) = self.weight.dims4()?;
+        let work = || {
+            let [out_height, out_width] =
+                out_size(height, width, kernel, self.stride, self.padding);
+            work::conv2d(
+                (batch * height * width, batch * out_height * out_width),
+                kernel * kernel,
+                inputs,
+                outputs,
+                image.dtype().size_in_bytes(),
+            )
+        };
+        op::run(work, || {
+            image
+                .contiguous()?
+                .apply_op3_no_bwd(&self.weight, &self.bias, &conv)
+        })
     }
+}
+
+/// Height and width of a convolution's result.
+pub(crate) fn out_size(
+    height: usize,
+    width: usize,
+    kernel: usize,
+    stride: usize,
+    padding: Padding,
+) -> [usize; 2] {
+    let edge = |length: usize| length.saturating_sub(kernel) / stride + 1;
+    [
+        edge(height + padding.top + padding.bottom),
+        edge(width + padding.left + padding.right),
+    ]
 }
 
 /// Patch values gathered at once, at most (unless [`MIN_BLOCK_PIXELS`] need more).
@@ -162,8 +194,7 @@ impl CustomOp3 for ConvOp {
                 image_layout.dims()
             )
         }
-        let out_height = (height + top + bottom - kernel) / self.stride + 1;
-        let out_width = (width + left + right - kernel) / self.stride + 1;
+        let [out_height, out_width] = out_size(height, width, kernel, self.stride, self.padding);
         let geometry = Geometry {
             kernel,
             stride: self.stride,

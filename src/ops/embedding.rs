@@ -3,6 +3,9 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
+use super::work;
+use crate::measure::op;
+
 /// A table of vectors: weight [entries, width].
 #[derive(Clone, Debug)]
 pub struct Embedding {
@@ -21,9 +24,15 @@ impl Embedding {
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
         let (batch, length) = ids.dims2()?;
         let width = self.weight.dim(1)?;
-        self.weight
-            .index_select(&ids.flatten_all()?, 0)?
-            .reshape((batch, length, width))
+        let (count, bytes) = (batch * length * width, self.weight.dtype().size_in_bytes());
+        op::run(
+            || work::moved((count, bytes), (count, bytes)),
+            || {
+                self.weight
+                    .index_select(&ids.flatten_all()?, 0)?
+                    .reshape((batch, length, width))
+            },
+        )
     }
 
     /// The first `length` entries: [length, width].

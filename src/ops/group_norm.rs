@@ -12,6 +12,8 @@ use rayon::prelude::*;
 
 use super::Activation;
 use super::cpu::{Values, store, task_rows, vectorised};
+use super::work;
+use crate::measure::op;
 
 /// A group norm: weight and bias `[C]`.
 #[derive(Clone, Debug)]
@@ -96,8 +98,20 @@ impl GroupNorm {
     }
 
     fn run(&self, x: &Tensor, op: GroupNormOp) -> Result<Tensor> {
-        x.contiguous()?
-            .apply_op3_no_bwd(&self.weight, &self.bias, &op)
+        let work = || {
+            let channels = self.weight.elem_count();
+            let (pixels, bytes) = (x.elem_count() / channels, x.dtype().size_in_bytes());
+            match (&op.given, op.activation) {
+                (Some(_), Some(activation)) => {
+                    work::group_norm_given(pixels, channels, activation, bytes)
+                }
+                (_, activation) => work::group_norm(pixels, channels, activation, bytes),
+            }
+        };
+        op::run(work, || {
+            x.contiguous()?
+                .apply_op3_no_bwd(&self.weight, &self.bias, &op)
+        })
     }
 }
 

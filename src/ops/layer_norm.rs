@@ -5,6 +5,8 @@ use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
 use super::cpu::{Values, store, task_rows, vectorised};
+use super::work;
+use crate::measure::op;
 
 /// A layer norm: weight and bias `[C]`.
 #[derive(Clone, Debug)]
@@ -31,8 +33,18 @@ impl LayerNorm {
 
     /// x [.., C] → the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.contiguous()?
-            .apply_op3_no_bwd(&self.weight, &self.bias, &LayerNormOp { eps: self.eps })
+        let work = || {
+            let channels = self.weight.elem_count();
+            let (rows, bytes) = (x.elem_count() / channels, x.dtype().size_in_bytes());
+            work::layer_norm(rows, channels, bytes)
+        };
+        op::run(work, || {
+            x.contiguous()?.apply_op3_no_bwd(
+                &self.weight,
+                &self.bias,
+                &LayerNormOp { eps: self.eps },
+            )
+        })
     }
 }
 

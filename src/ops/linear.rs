@@ -5,6 +5,8 @@ use candle_nn::VarBuilder;
 
 use super::cpu::{Rows, Values, linear_rows, store};
 use super::weight::outputs_last;
+use super::work;
+use crate::measure::op;
 
 /// A linear layer: weight kept as [in, out], bias `[out]`.
 #[derive(Clone, Debug)]
@@ -33,11 +35,18 @@ impl Linear {
 
     /// x [.., in] → [.., out].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = x.contiguous()?;
-        match &self.bias {
-            Some(bias) => x.apply_op3_no_bwd(&self.weight, bias, &LinearOp),
-            None => x.apply_op2_no_bwd(&self.weight, &LinearOp),
-        }
+        let (inputs, outputs) = self.weight.dims2()?;
+        let work = || {
+            let (rows, bytes) = (x.elem_count() / inputs, x.dtype().size_in_bytes());
+            work::linear(rows, inputs, outputs, self.bias.is_some(), bytes)
+        };
+        op::run(work, || {
+            let x = x.contiguous()?;
+            match &self.bias {
+                Some(bias) => x.apply_op3_no_bwd(&self.weight, bias, &LinearOp),
+                None => x.apply_op2_no_bwd(&self.weight, &LinearOp),
+            }
+        })
     }
 }
 

@@ -9,13 +9,14 @@ mod attention;
 mod embedding;
 mod transformer;
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::config::{LevelConfig, TransformerConfig, UnetConfig};
 use crate::error::Result;
 use crate::ops::{
-    Activation, Conv2d, GroupNorm, Padding, to_channels_first, to_channels_last, upsample_nearest,
+    Activation, Conv2d, GroupNorm, Padding, concat_channels, to_channels_first, to_channels_last,
+    upsample_nearest,
 };
 use crate::resnet::{ResnetBlock, ResnetShape};
 use attention::KeyValues;
@@ -183,7 +184,7 @@ impl Unet {
         let embedding = crate::ops::activation(&embedding, Activation::Silu)?;
         let mut key_values = prepared.key_values.iter();
 
-        let x = to_channels_last(&sample.to_dtype(self.dtype)?)?; // [B, H, W, C_in]
+        let x = to_channels_last(sample, self.dtype)?; // [B, H, W, C_in]
         let mut x = self.conv_in.forward(&x)?; // [B, H, W, C]
         let mut skips = vec![x.clone()];
         for block in &self.down_blocks {
@@ -197,7 +198,7 @@ impl Unet {
         }
         let x = self.conv_norm_out.forward_activated(&x, Activation::Silu)?;
         let x = self.conv_out.forward(&x)?; // [B, H, W, C_out]
-        Ok(to_channels_first(&x)?.to_dtype(DType::F32)?) // [B, C_out, H, W]
+        Ok(to_channels_first(&x, DType::F32)?) // [B, C_out, H, W]
     }
 }
 
@@ -403,7 +404,8 @@ impl UpBlock {
             let skip = skips
                 .pop()
                 .expect("as many skips as layers: `Unet::load` split them so");
-            x = Tensor::cat(&[x, skip], D::Minus1)?; // [B, H, W, C + C_skip]
+            x = concat_channels(&x, &skip)?; // [B, H, W, C + C_skip]
+            drop(skip);
             x = resnet.forward(&x, Some(embedding))?;
             if let Some(attention) = self.attentions.get(i) {
                 x = attention.forward(x, contexts)?;

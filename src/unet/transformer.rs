@@ -7,7 +7,7 @@ use super::Contexts;
 use super::attention::{Attention, KeyValues};
 use crate::config::{TransformerConfig, UnetConfig};
 use crate::error::Result;
-use crate::ops::{Conv2d, GroupNorm, LayerNorm, Linear, geglu};
+use crate::ops::{Conv2d, GroupNorm, LayerNorm, Linear, add, geglu};
 
 /// Eps of the transformer's group norm and of its blocks' layer norms; neither is in the config.
 const GROUP_NORM_EPS: f64 = 1e-6;
@@ -94,7 +94,7 @@ impl SpatialTransformer {
             hidden = block.forward(&hidden, context)?;
         }
         let hidden = self.proj_out.forward(&hidden.reshape((b, h, w, c))?)?;
-        Ok((hidden + x)?)
+        Ok(add(&hidden, &x)?)
     }
 }
 
@@ -131,9 +131,12 @@ impl TransformerBlock {
     /// x [B, H·W, C] → [B, H·W, C]
     fn forward(&self, x: &Tensor, context: &KeyValues) -> Result<Tensor> {
         let normed = self.norm1.forward(x)?;
-        let x = (x + self.attn1.forward(&normed, &self.attn1.project(&normed)?)?)?;
-        let x = (&x + self.attn2.forward(&self.norm2.forward(&x)?, context)?)?;
+        let x = add(
+            x,
+            &self.attn1.forward(&normed, &self.attn1.project(&normed)?)?,
+        )?;
+        let x = add(&x, &self.attn2.forward(&self.norm2.forward(&x)?, context)?)?;
         let inner = geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?; // [B, H·W, 4C]
-        Ok((x + self.ff_out.forward(&inner)?)?)
+        Ok(add(&x, &self.ff_out.forward(&inner)?)?)
     }
 }

@@ -99,7 +99,7 @@ impl Vae {
     ) -> Result<Tensor> {
         let (_, _, height, width) = latents.dims4()?;
         let factor = self.config.factor();
-        let mut x = to_channels_last(&latents.to_dtype(self.dtype)?)?; // [B, h, w, L]
+        let mut x = to_channels_last(latents, self.dtype)?; // [B, h, w, L]
         if let Some(conv) = &self.post_quant_conv {
             x = conv.forward(&x)?;
         }
@@ -136,7 +136,7 @@ impl Vae {
                 (height - top - tile_height) * factor,
             )?);
         }
-        to_channels_first(&sum(rows)?).map_err(Into::into) // [B, 3, H, W]
+        to_channels_first(&sum(rows)?, DType::F32).map_err(Into::into) // [B, 3, H, W]
     }
 }
 

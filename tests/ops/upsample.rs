@@ -59,13 +59,13 @@ fn every_doubling_up_to_256() {
 #[test]
 fn channels_go_last_and_come_back() {
     let image = Array::randn(1, &[2, 3, 4, 5]).tensor(candle_core::DType::F32);
-    let last = to_channels_last(&image).unwrap();
+    let last = to_channels_last(&image, image.dtype()).unwrap();
     assert_eq!(last.dims(), [2, 4, 5, 3]);
     let at = |b: usize, c: usize, y: usize, x: usize| ((b * 3 + c) * 4 + y) * 5 + x;
     assert_eq!(
         Array::of(&last).data[((4 + 2) * 5 + 3) * 3 + 2],
         Array::of(&image).data[at(1, 2, 2, 3)]
     );
-    let back = to_channels_first(&last).unwrap();
+    let back = to_channels_first(&last, last.dtype()).unwrap();
     assert_eq!(Array::of(&back).data, Array::of(&image).data);
 }

@@ -1,0 +1,125 @@
+//! The heap, counted to the byte, and the process's resident set.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// The system's allocator with its bytes counted. A program that wants exact memory figures sets it:
+///
+/// ```
+/// #[global_allocator]
+/// static ALLOCATOR: darkroom::measure::memory::Counting = darkroom::measure::memory::Counting;
+/// ```
+///
+/// Counted is what was asked for, from the program's start on: neither the allocator's own overhead
+/// nor memory-mapped files are in it.
+#[derive(Debug)]
+pub struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+
+fn grown(bytes: usize) {
+    CALLS.fetch_add(1, Relaxed);
+    let live = LIVE.fetch_add(bytes, Relaxed) + bytes;
+    // A load is cheaper than a maximum, and nearly always enough.
+    if live > PEAK.load(Relaxed) {
+        PEAK.fetch_max(live, Relaxed);
+    }
+}
+
+fn shrunk(bytes: usize) {
+    LIVE.fetch_sub(bytes, Relaxed);
+}
+
+// SAFETY: the system's allocator does the work; only sizes are counted beside it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        grown(layout.size());
+        // SAFETY: the caller's promise is the system allocator's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        grown(layout.size());
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // Both blocks may be there while the content moves.
+        grown(new_size);
+        // SAFETY: as above.
+        let moved = unsafe { System.realloc(pointer, layout, new_size) };
+        shrunk(if moved.is_null() {
+            new_size
+        } else {
+            layout.size()
+        });
+        moved
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        shrunk(layout.size());
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+/// What counting adds to one allocation and its end.
+pub(super) fn count_and_uncount(bytes: usize) {
+    grown(bytes);
+    shrunk(bytes);
+}
+
+/// Whether this program counts its heap.
+pub fn counted() -> bool {
+    CALLS.load(Relaxed) > 0
+}
+
+/// Bytes allocated now.
+pub fn live_bytes() -> usize {
+    LIVE.load(Relaxed)
+}
+
+/// Allocations so far.
+pub fn allocations() -> usize {
+    CALLS.load(Relaxed)
+}
+
+/// The most bytes that were allocated at once since the last call, and a new beginning. Exact while
+/// no other thread allocates during the call.
+pub fn take_peak_bytes() -> usize {
+    PEAK.swap(LIVE.load(Relaxed), Relaxed)
+}
+
+/// Bytes of the process in physical memory, now; with mapped files and all overhead.
+pub fn resident_bytes() -> Option<u64> {
+    status("VmRSS")
+}
+
+/// The most since the program's start or [`reset_resident_peak`].
+pub fn resident_peak_bytes() -> Option<u64> {
+    status("VmHWM")
+}
+
+/// Lets [`resident_peak_bytes`] begin anew, where the system allows it (Linux, own process).
+pub fn reset_resident_peak() {
+    // proc(5): 5 written to clear_refs resets the peak resident set. If refused, the peak is the
+    // program's own, which is what the caller then reports.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+/// A value of /proc/self/status; the file counts in units of 1024 bytes.
+fn status(key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    value
+        .split_whitespace()
+        .next()?
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1024)
+}

@@ -1,0 +1,190 @@
+//! What each operation has to do at given sizes: arithmetic and traffic.
+//!
+//! One function an operation, used by the operation itself when it is recorded and by the forecast,
+//! which knows the sizes from the configs. `bytes` is the size of a value of the run's number type.
+
+use crate::measure::op::{Op, Work};
+
+use super::Activation;
+
+fn work(
+    op: Op,
+    sizes: [usize; 4],
+    macs: usize,
+    other_flops: usize,
+    (read, written, bytes): (usize, usize, usize),
+) -> Work {
+    Work {
+        op,
+        sizes,
+        macs: macs as u64,
+        other_flops: other_flops as u64,
+        read_bytes: (read * bytes) as u64,
+        written_bytes: (written * bytes) as u64,
+    }
+}
+
+/// x [rows, in] → [rows, out]. Sizes: rows, in, out.
+pub fn linear(rows: usize, inputs: usize, outputs: usize, bias: bool, bytes: usize) -> Work {
+    let bias = usize::from(bias);
+    work(
+        Op::Linear,
+        [rows, inputs, outputs, 0],
+        rows * inputs * outputs,
+        bias * rows * outputs,
+        (
+            rows * inputs + inputs * outputs + bias * outputs,
+            rows * outputs,
+            bytes,
+        ),
+    )
+}
+
+/// An image of `pixels` (of all images) of `inputs` channels → `out_pixels` of `outputs`. Sizes:
+/// output pixels, taps of the kernel, in, out.
+pub fn conv2d(
+    (pixels, out_pixels): (usize, usize),
+    taps: usize,
+    inputs: usize,
+    outputs: usize,
+    bytes: usize,
+) -> Work {
+    work(
+        Op::Conv2d,
+        [out_pixels, taps, inputs, outputs],
+        out_pixels * taps * inputs * outputs,
+        out_pixels * outputs,
+        (
+            pixels * inputs + taps * inputs * outputs + outputs,
+            out_pixels * outputs,
+            bytes,
+        ),
+    )
+}
+
+/// `heads` heads (of all images) of width `d`; the keys of `key_rows` heads are read. With `causal`
+/// a query sees the keys up to its own. Sizes: heads, queries, keys, d.
+pub fn attention(
+    (heads, key_heads): (usize, usize),
+    queries: usize,
+    keys: usize,
+    d: usize,
+    causal: bool,
+    bytes: usize,
+) -> Work {
+    let scores = match causal {
+        true => heads * queries * (queries + 1) / 2,
+        false => heads * queries * keys,
+    };
+    // Softmax: scale, maximum, difference, exponential, sum; then one division a result.
+    work(
+        Op::Attention,
+        [heads, queries, keys, d],
+        2 * scores * d,
+        5 * scores + heads * queries * d,
+        (
+            heads * queries * d + 2 * key_heads * keys * d,
+            heads * queries * d,
+            bytes,
+        ),
+    )
+}
+
+/// Operations of an activation on a value.
+fn activation_flops(which: Activation) -> usize {
+    match which {
+        Activation::Silu => 4,
+        Activation::Gelu | Activation::QuickGelu => 5,
+    }
+}
+
+/// Group norm of `pixels` (of all images) × `channels`: mean 1, squared deviation 3, normalisation 3
+/// operations a value, and the activation's. Sizes: pixels, channels.
+pub fn group_norm(
+    pixels: usize,
+    channels: usize,
+    activation: Option<Activation>,
+    bytes: usize,
+) -> Work {
+    let values = pixels * channels;
+    work(
+        Op::GroupNorm,
+        [pixels, channels, 0, 0],
+        0,
+        values * (7 + activation.map_or(0, activation_flops)),
+        (values + 2 * channels, values, bytes),
+    )
+}
+
+/// The same with given statistics: normalisation and activation only.
+pub fn group_norm_given(
+    pixels: usize,
+    channels: usize,
+    activation: Activation,
+    bytes: usize,
+) -> Work {
+    let values = pixels * channels;
+    work(
+        Op::GroupNorm,
+        [pixels, channels, 0, 0],
+        0,
+        values * (3 + activation_flops(activation)),
+        (values + 2 * channels, values, bytes),
+    )
+}
+
+/// Layer norm of `rows` × `channels`: mean 1, squared deviation 3, normalisation 4 operations a
+/// value. Sizes: rows, channels.
+pub fn layer_norm(rows: usize, channels: usize, bytes: usize) -> Work {
+    let values = rows * channels;
+    work(
+        Op::LayerNorm,
+        [rows, channels, 0, 0],
+        0,
+        8 * values,
+        (values + 2 * channels, values, bytes),
+    )
+}
+
+/// [rows, 2 × channels] → [rows, channels]. Sizes: rows, channels.
+pub fn geglu(rows: usize, channels: usize, bytes: usize) -> Work {
+    let values = rows * channels;
+    work(
+        Op::Geglu,
+        [rows, channels, 0, 0],
+        0,
+        values * (1 + activation_flops(Activation::Gelu)),
+        (2 * values, values, bytes),
+    )
+}
+
+/// Sizes: values.
+pub fn activation(values: usize, which: Activation, bytes: usize) -> Work {
+    work(
+        Op::Activation,
+        [values, 0, 0, 0],
+        0,
+        values * activation_flops(which),
+        (values, values, bytes),
+    )
+}
+
+/// A sum; `other` is the number of values of the second term, which may be repeated. Sizes: values.
+pub fn add(values: usize, other: usize, bytes: usize) -> Work {
+    work(
+        Op::Add,
+        [values, 0, 0, 0],
+        0,
+        values,
+        (values + other, values, bytes),
+    )
+}
+
+/// Values of `from` bytes each, put elsewhere with `to` bytes each. Sizes: values written.
+pub fn moved((read, from): (usize, usize), (written, to): (usize, usize)) -> Work {
+    Work {
+        read_bytes: (read * from) as u64,
+        written_bytes: (written * to) as u64,
+        ..work(Op::Move, [written, 0, 0, 0], 0, 0, (0, 0, 0))
+    }
+}
