@@ -14,6 +14,7 @@ mod conv2d;
 mod cpu;
 mod embedding;
 mod group_norm;
+pub mod int8;
 mod layer_norm;
 mod linear;
 mod movement;

@@ -1,8 +1,46 @@
 //! Weights in the order that the operations read them.
 
+use std::sync::Arc;
+
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use candle_nn::VarBuilder;
 use rayon::prelude::*;
+
+use super::int8::{Int8Weights, Scheme};
+
+/// A layer's weight.
+#[derive(Clone, Debug)]
+pub enum Weight {
+    /// [..kernel, in, out].
+    Float(Tensor),
+    /// In int8.
+    Int8(Arc<Int8Weights>),
+}
+
+/// Beside a layer's `weight`, says that it is int8: its scales, `[out]`.
+pub const SCALE: &str = "weight_scale";
+
+/// A name that a checkpoint has where int8 weights are to meet int8 activations.
+pub const INT8_ACTIVATIONS: &str = "int8_activations";
+
+/// Reads `weight` [out, in, ..kernel], in int8 where the checkpoint has scales for it.
+pub fn load_weight(shape: &[usize], vb: &VarBuilder) -> Result<Weight> {
+    if !vb.contains_tensor(SCALE) {
+        return Ok(Weight::Float(outputs_last(&vb.get(shape, "weight")?)?));
+    }
+    let scheme = match vb.contains_tensor(INT8_ACTIVATIONS) {
+        true => Scheme::W8A8,
+        false => Scheme::W8A16,
+    };
+    let read = |shape: &[usize], name, dtype| {
+        vb.get_with_hints_dtype(shape, name, Default::default(), dtype)
+    };
+    let values = read(shape, "weight", DType::U8)?;
+    let scales = read(&shape[..1], SCALE, DType::F32)?;
+    let weights = Int8Weights::new(scheme, &values, &scales)?;
+    Ok(Weight::Int8(Arc::new(weights)))
+}
 
 /// A checkpoint's weight [out, in, ..kernel] with its outputs side by side: [..kernel, in, out].
 pub fn outputs_last(weight: &Tensor) -> Result<Tensor> {
@@ -14,7 +52,8 @@ struct OutputsLast;
 /// Rows of the result written together, so that the values read for them share cache lines.
 const ROWS: usize = 16;
 
-fn transposed<T: Copy + Default + Send + Sync>(
+/// Values [out, in, taps] as [taps, in, out].
+pub(super) fn transposed<T: Copy + Default + Send + Sync>(
     weight: &[T],
     (outputs, inputs, taps): (usize, usize, usize),
 ) -> Vec<T> {
