@@ -6,6 +6,7 @@
 //! Source: huggingface/diffusers, `pipelines/stable_diffusion_xl/` (text-to-image and image-to-image).
 
 use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use image::RgbImage;
 
 use crate::conditioning::{Conditioning, TextStage, TextTowerLoader, time_ids};
@@ -14,6 +15,7 @@ use crate::denoise::{Guidance, Noise, denoise, draw};
 use crate::error::{Error, Result};
 use crate::finite::check_finite;
 use crate::observe::{Event, Observer, Stage, stage, step};
+use crate::quant::OnLoad;
 use crate::request::{Dtype, Precision, Request, Rng};
 use crate::rng::{Philox, TorchCpu};
 use crate::scheduler::{Schedule, ScheduleOptions, SchedulerConfig};
@@ -67,10 +69,15 @@ impl Pipeline {
             }
             let unet = step(observer, Stage::Load, steps - 2, |_| {
                 let dtype = precision.unet.candle();
-                Unet::load(
-                    unet_config,
-                    checkpoint.weights(Component::Unet, dtype, device)?,
-                )
+                let weights = match precision.quant {
+                    None => checkpoint.weights(Component::Unet, dtype, device)?,
+                    Some(scheme) => {
+                        let weights = checkpoint.backend(Component::Unet)?;
+                        let weights = Box::new(OnLoad::new(weights, scheme));
+                        VarBuilder::from_backend(weights, dtype, device.clone())
+                    }
+                };
+                Unet::load(unet_config, weights)
             })?;
             let vae = step(observer, Stage::Load, steps - 1, |_| {
                 // SDXL's own VAE overflows in f16; its config says so, and the reference decodes it

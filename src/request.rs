@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::quant::Scheme;
 use crate::scheduler::{SchedulerKind, TimestepSpacing};
 
 /// Longest edge and largest batch that are taken for meant. What memory holds is less.
@@ -174,6 +175,9 @@ pub struct Precision {
     pub unet: Dtype,
     /// The VAE.
     pub vae: Dtype,
+    /// Int8 weights of the UNet, quantised as they are loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quant: Option<Scheme>,
 }
 
 impl Precision {
@@ -183,6 +187,7 @@ impl Precision {
             text_encoder: dtype,
             unet: dtype,
             vae: dtype,
+            quant: None,
         }
     }
 }

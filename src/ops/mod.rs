@@ -18,7 +18,7 @@ pub mod int8;
 mod layer_norm;
 mod linear;
 mod movement;
-mod weight;
+pub(crate) mod weight;
 pub mod work;
 
 pub use activation::{Activation, activation, geglu};

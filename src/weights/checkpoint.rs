@@ -206,15 +206,17 @@ impl Checkpoint {
         dtype: DType,
         device: &Device,
     ) -> Result<VarBuilder<'static>> {
+        let weights = self.backend(component)?;
+        Ok(VarBuilder::from_backend(weights, dtype, device.clone()))
+    }
+
+    /// The same before a number type is chosen.
+    pub fn backend(&self, component: Component) -> Result<Box<dyn SimpleBackend>> {
         let mut weights = Weights::default();
         for (folder, name) in self.weight_files(component)? {
             weights.map(&folder, &name)?;
         }
-        Ok(VarBuilder::from_backend(
-            Box::new(weights),
-            dtype,
-            device.clone(),
-        ))
+        Ok(Box::new(weights))
     }
 
     /// Folder and name of each weight file of a part.

@@ -1,17 +1,32 @@
 //! An int8 weight in memory, as its scheme multiplies it.
 
 use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
+use serde::{Deserialize, Serialize};
 
 use super::Packed;
 use super::kernel::Kernel;
 
 /// What int8 weights are multiplied by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Scheme {
     /// Activations in int8, quantised row by row as they arrive.
     W8A8,
     /// Activations as they are.
     W8A16,
+}
+
+impl Scheme {
+    /// Both.
+    pub const ALL: [Scheme; 2] = [Scheme::W8A8, Scheme::W8A16];
+
+    /// `w8a8` or `w8a16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scheme::W8A8 => "w8a8",
+            Scheme::W8A16 => "w8a16",
+        }
+    }
 }
 
 /// A layer's int8 weight.
