@@ -25,6 +25,10 @@ pub use group_norm::{GroupNorm, Moments};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use upsample::upsample_nearest;
+pub use weight::OUTPUTS_LAST;
+
+pub(crate) use cpu::vectorised;
+pub(crate) use weight::Turn;
 
 use candle_core::{Result, Tensor};
 
