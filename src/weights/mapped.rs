@@ -92,15 +92,42 @@ impl Mapped {
         let read = match entry.dtype {
             Dtype::F32 => {
                 let (stored, widen) = (data.as_chunks().0, from_f32 as _);
-                values::tensor(&Stored { stored, widen, turn }, shape, to, device)
+                values::tensor(
+                    &Stored {
+                        stored,
+                        widen,
+                        turn,
+                    },
+                    shape,
+                    to,
+                    device,
+                )
             }
             Dtype::F16 => {
                 let (stored, widen) = (data.as_chunks().0, from_f16 as _);
-                values::tensor(&Stored { stored, widen, turn }, shape, to, device)
+                values::tensor(
+                    &Stored {
+                        stored,
+                        widen,
+                        turn,
+                    },
+                    shape,
+                    to,
+                    device,
+                )
             }
             Dtype::BF16 => {
                 let (stored, widen) = (data.as_chunks().0, from_bf16 as _);
-                values::tensor(&Stored { stored, widen, turn }, shape, to, device)
+                values::tensor(
+                    &Stored {
+                        stored,
+                        widen,
+                        turn,
+                    },
+                    shape,
+                    to,
+                    device,
+                )
             }
             other => {
                 return Err(Error::checkpoint(
