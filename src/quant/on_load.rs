@@ -81,7 +81,7 @@ impl SimpleBackend for OnLoad {
 
     fn contains_tensor(&self, name: &str) -> bool {
         if let Some(layer) = layer(name, SCALE) {
-            return selects(layer) && self.inner.contains_tensor(&format!("{layer}.weight"));
+            return selects(layer);
         }
         if layer(name, INT8_ACTIVATIONS).is_some() {
             return self.scheme == Scheme::W8A8;

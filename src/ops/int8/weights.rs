@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Packed;
 use super::kernel::Kernel;
+use crate::ops::weight::{Turn, turned};
 
 /// What int8 weights are multiplied by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,15 +48,15 @@ impl Int8Weights {
     /// A checkpoint's weight, ready for `scheme`: `values` is a U8 tensor [out, in, ..kernel] whose
     /// bytes are the integers, `scales` is `[out]`.
     pub fn new(scheme: Scheme, values: &Tensor, scales: &Tensor) -> Result<Self> {
-        let [outputs, inputs, kernel @ ..] = values.dims() else {
-            candle_core::bail!("int8 weight of {:?} has no inputs", values.dims())
+        let dims = values.dims();
+        let [outputs, inputs, kernel @ ..] = dims else {
+            candle_core::bail!("int8 weight of {dims:?} has no inputs")
         };
         let sizes = [*outputs, *inputs, kernel.iter().product()];
         let scales = scales.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         if scales.len() != *outputs {
             candle_core::bail!("{} scales for {outputs} outputs", scales.len())
         }
-        let values = values.contiguous()?;
         let (storage, layout) = values.storage_and_layout();
         let (Storage::Cpu(CpuStorage::U8(bytes)), Some((start, end))) =
             (&*storage, layout.contiguous_offsets())
@@ -69,7 +70,7 @@ impl Int8Weights {
         Ok(match scheme {
             Scheme::W8A8 => Self::Packed(Packed::new(Kernel::best(), values, &scales, sizes)),
             Scheme::W8A16 => Self::Wide {
-                values: crate::ops::weight::transposed(values, sizes.into()),
+                values: turned(values, Turn::of(dims)?),
                 scales,
             },
         })
