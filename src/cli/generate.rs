@@ -24,7 +24,7 @@ use super::dump::Dump;
 use super::failure::{say, warn};
 use super::interrupt::Interrupt;
 use super::{model, models, progress, stdout, whole_file};
-pub use args::Args;
+pub use args::{Args, quant};
 use latents::Noise;
 use record::{File, Record};
 

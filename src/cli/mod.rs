@@ -12,6 +12,7 @@ mod man;
 mod model;
 mod models;
 mod progress;
+mod quantize;
 mod stdout;
 mod whole_file;
 
@@ -38,6 +39,8 @@ enum Command {
     /// Make images from a prompt
     #[command(visible_alias = "g")]
     Generate(Box<generate::Args>),
+    /// Write a model anew with int8 weights
+    Quantize(quantize::Args),
     /// Show how an image was made
     Inspect(inspect::Args),
     /// List the models known by name, or fetch one
@@ -54,6 +57,7 @@ enum Command {
 pub fn main() -> ExitCode {
     failure::guard(|| match Cli::parse().command {
         Command::Generate(args) => generate::run(*args),
+        Command::Quantize(args) => quantize::run(args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Models(args) => models::run(args),
         Command::Doctor(args) => doctor::run(&args),

@@ -50,6 +50,13 @@ pub fn load_weight(shape: &[usize], vb: &VarBuilder) -> Result<Weight> {
     };
     let values = read(shape, "weight", DType::U8)?;
     let scales = read(&shape[..1], SCALE, DType::F32)?;
+    let sound = |scale: &f32| scale.is_finite() && *scale >= 0.0;
+    if !scales.to_vec1::<f32>()?.iter().all(sound) {
+        candle_core::bail!(
+            "the scales of `{}` are not all finite and from 0 up: the checkpoint is damaged",
+            vb.prefix()
+        )
+    }
     let weights = Int8Weights::new(scheme, &values, &scales)?;
     Ok(Weight::Int8(Arc::new(weights)))
 }

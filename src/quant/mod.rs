@@ -4,12 +4,17 @@
 //! convolution and its name is not on the list of those [`KEPT`] in floating point.
 
 mod on_load;
+mod save;
+mod stored;
 
 use rayon::prelude::*;
 
 pub use crate::ops::int8::Scheme;
 pub use on_load::OnLoad;
+pub use save::{Saved, save};
+pub use stored::{QuantConfig, Stored};
 
+use crate::error::{Error, Result};
 use crate::ops::int8::quantise_row;
 
 /// A part of the UNet that stays in floating point, and why.
@@ -49,12 +54,72 @@ pub const KEPT: [Kept; 6] = [
     },
 ];
 
-/// Whether a layer of the UNet is int8 by default, told by its name.
-pub fn selects(layer: &str) -> bool {
-    let kept = |part: &str| KEPT.iter().any(|kept| kept.name == part);
-    !layer
-        .split('.')
-        .any(|part| kept(part) || part.contains("norm"))
+/// Which layers of the UNet are int8.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    kept: Vec<String>,
+}
+
+impl Default for Selection {
+    /// All but [`KEPT`].
+    fn default() -> Self {
+        Self {
+            kept: KEPT.map(|kept| kept.name.to_owned()).into(),
+        }
+    }
+}
+
+impl Selection {
+    /// The default with more parts kept in floating point, and others not.
+    ///
+    /// # Errors
+    /// A part of `int8` that the default does not keep.
+    pub fn changed(keep: &[String], int8: &[String]) -> Result<Self> {
+        let Self { mut kept } = Self::default();
+        for part in int8 {
+            let Some(at) = kept.iter().position(|known| known == part) else {
+                return Err(Error::Request(format!(
+                    "--int8 {part}: not among the kept parts: {}",
+                    kept.join(", ")
+                )));
+            };
+            kept.remove(at);
+        }
+        kept.extend(keep.iter().filter(|part| !of_default(part)).cloned());
+        Ok(Self { kept })
+    }
+
+    /// Parts of names whose layers stay in floating point.
+    pub fn kept(&self) -> &[String] {
+        &self.kept
+    }
+
+    /// Whether a layer is int8, told by its name: neither a part of it nor a run of parts is kept.
+    pub fn selects(&self, layer: &str) -> bool {
+        let dotted = format!(".{layer}.");
+        let kept = |part: &String| dotted.contains(&format!(".{part}."));
+        !self.kept.iter().any(kept) && !layer.contains("norm")
+    }
+
+    /// Fails if a part that was asked for names no layer of a network with these tensors.
+    pub fn check<'a>(&self, tensors: impl Iterator<Item = &'a str> + Clone) -> Result<()> {
+        for part in self.kept.iter().filter(|part| !of_default(part)) {
+            let dotted = format!(".{part}.");
+            if !tensors
+                .clone()
+                .any(|name| format!(".{name}").contains(&dotted))
+            {
+                return Err(Error::Request(format!(
+                    "--keep {part}: the UNet has no layer of this name"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn of_default(part: &str) -> bool {
+    KEPT.iter().any(|kept| kept.name == part)
 }
 
 /// Integers and scales of a weight with `outputs` rows: w ≈ q · scale, each output by its own
@@ -83,7 +148,7 @@ mod tests {
             "down_blocks.0.downsamplers.0.conv",
             "mid_block.attentions.0.proj_in",
         ] {
-            assert!(selects(layer), "{layer}");
+            assert!(Selection::default().selects(layer), "{layer}");
         }
         for layer in [
             "time_embedding.linear_1",
@@ -92,8 +157,25 @@ mod tests {
             "down_blocks.1.resnets.0.time_emb_proj",
             "conv_norm_out",
         ] {
-            assert!(!selects(layer), "{layer}");
+            assert!(!Selection::default().selects(layer), "{layer}");
         }
+    }
+
+    #[test]
+    fn the_list_can_be_changed() {
+        let strings = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let changed = Selection::changed(&strings(&["attn2.to_k"]), &strings(&["conv_shortcut"]));
+        let changed = changed.expect("both are names");
+        let block = "up_blocks.0.attentions.1.transformer_blocks.0";
+        assert!(!changed.selects(&format!("{block}.attn2.to_k")));
+        assert!(changed.selects(&format!("{block}.attn1.to_k")));
+        assert!(changed.selects("up_blocks.0.resnets.0.conv_shortcut"));
+        let tensors = [format!("{block}.attn2.to_k.weight")];
+        let names = tensors.iter().map(String::as_str);
+        changed.check(names.clone()).expect("it is there");
+        let typo = Selection::changed(&strings(&["attn3"]), &[]).expect("any name is taken");
+        assert!(typo.check(names).is_err());
+        assert!(Selection::changed(&[], &strings(&["attn2"])).is_err());
     }
 
     #[test]

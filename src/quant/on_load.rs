@@ -7,13 +7,14 @@ use candle_core::{DType, Device, Result, Shape, Tensor};
 use candle_nn::Init;
 use candle_nn::var_builder::SimpleBackend;
 
-use super::{Scheme, quantise_weight, selects};
+use super::{Scheme, Selection, quantise_weight};
 use crate::ops::weight::{INT8_ACTIVATIONS, SCALE};
 
 /// A checkpoint whose selected layers are int8.
 pub struct OnLoad {
     inner: Box<dyn SimpleBackend>,
     scheme: Scheme,
+    selection: Selection,
     /// Scales of the weights that were taken, until they are taken too.
     scales: Mutex<HashMap<String, Vec<f32>>>,
 }
@@ -24,6 +25,7 @@ impl OnLoad {
         Self {
             inner,
             scheme,
+            selection: Selection::default(),
             scales: Mutex::default(),
         }
     }
@@ -81,7 +83,7 @@ impl SimpleBackend for OnLoad {
 
     fn contains_tensor(&self, name: &str) -> bool {
         if let Some(layer) = layer(name, SCALE) {
-            return selects(layer);
+            return self.selection.selects(layer);
         }
         if layer(name, INT8_ACTIVATIONS).is_some() {
             return self.scheme == Scheme::W8A8;

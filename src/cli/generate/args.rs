@@ -253,7 +253,8 @@ fn scheduler() -> impl TypedValueParser<Value = SchedulerKind> {
     one_of(SchedulerKind::ALL.map(|kind| (kind.name(), kind)))
 }
 
-fn quant() -> impl TypedValueParser<Value = Scheme> {
+/// Parser for a quantisation scheme.
+pub fn quant() -> impl TypedValueParser<Value = Scheme> {
     one_of(Scheme::ALL.map(|scheme| (scheme.name(), scheme)))
 }
 
