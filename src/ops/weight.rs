@@ -5,7 +5,8 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-/// Behind a weight's name, asks a [`VarBuilder`]'s backend for the weight as [`load`] gives it.
+/// Behind a weight's name, asks a [`VarBuilder`]'s backend for the weight as the operations keep it:
+/// [out, in, ..kernel] in the checkpoint, given as [..kernel, in, out].
 pub const OUTPUTS_LAST: &str = "@outputs_last";
 
 /// Reads `weight`, [out, in, ..kernel] in the checkpoint, as [..kernel, in, out].
