@@ -24,7 +24,8 @@ pub const SCALE: &str = "weight_scale";
 /// A name that a checkpoint has where int8 weights are to meet int8 activations.
 pub const INT8_ACTIVATIONS: &str = "int8_activations";
 
-/// Behind a weight's name, asks a [`VarBuilder`]'s backend for it as [..kernel, in, out].
+/// Behind a weight's name, asks a [`VarBuilder`]'s backend for the weight as the operations keep it:
+/// [out, in, ..kernel] in the checkpoint, given as [..kernel, in, out].
 pub const OUTPUTS_LAST: &str = "@outputs_last";
 
 /// Reads `weight`, [out, in, ..kernel] in the checkpoint; in int8 where the checkpoint has scales
