@@ -81,7 +81,9 @@ pub fn save(
     let text = serde_json::to_string_pretty(&config).expect("it was JSON before");
     std::fs::write(unet.join(FILE), text + "\n").map_err(unwritten)?;
     // Whoever may read the config may read the weights, which are written for their owner alone.
-    let mode = std::fs::metadata(unet.join(FILE)).map_err(unwritten)?.permissions();
+    let mode = std::fs::metadata(unet.join(FILE))
+        .map_err(unwritten)?
+        .permissions();
     std::fs::set_permissions(unet.join(UNET_FILE), mode).map_err(unwritten)?;
     // An empty folder of this name may be there.
     std::fs::rename(folder.path(), out).map_err(|e| match out.exists() {
