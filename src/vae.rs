@@ -298,7 +298,7 @@ impl Decoder {
                 x = upsampler.forward(&upsample_nearest(&x, 2 * height, 2 * width)?)?;
             }
         }
-        let x = norm(&self.conv_norm_out, &x)?;
+        x = norm(&self.conv_norm_out, &x)?;
         Ok(self.conv_out.forward(&x)?)
     }
 
