@@ -6,6 +6,8 @@
 
 mod tiling;
 
+pub(crate) use tiling::tile_starts;
+
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 

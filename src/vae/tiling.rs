@@ -12,7 +12,7 @@ const OVERLAP: f64 = 0.25;
 
 /// Where tiles of edge `tile` begin along an edge of `length`, so that neighbours share at least
 /// [`OVERLAP`] of a tile and none reaches beyond the end.
-fn tile_starts(length: usize, tile: usize) -> Vec<usize> {
+pub(crate) fn tile_starts(length: usize, tile: usize) -> Vec<usize> {
     if tile >= length {
         return vec![0];
     }
