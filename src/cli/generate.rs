@@ -48,6 +48,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
     let half = request.precision.vae == Dtype::F16;
     let checkpoint = found.checkpoint(half, args.offline, args.quiet)?;
+    if checkpoint.is_synthetic() {
+        warn("the weights are made up: time and memory are the model's, the picture is noise");
+    }
     let vae = VaeConfig::load(checkpoint.folder(Component::Vae)?)?;
     request.latent_size(vae.factor())?;
     if let Some((path, _, noise)) = &noise {

@@ -114,15 +114,14 @@ impl Run<'_> {
         };
         for tower in &self.model.towers {
             let kept = precision.text_encoder.candle();
-            let mut loader = Loader::new(&self.heap, tower.stored, kept);
+            let mut loader = Loader::new(&self.heap, kept);
             clip::load(&tower.config, projects(tower), &mut loader);
             add(loader, tower.component);
         }
-        let kept = precision.unet.candle();
-        let mut loader = Loader::new(&self.heap, self.model.unet_stored, kept);
+        let mut loader = Loader::new(&self.heap, precision.unet.candle());
         unet::load(unet, &mut loader);
         add(loader, Component::Unet);
-        let mut loader = Loader::new(&self.heap, self.model.vae_stored, self.vae.dtype);
+        let mut loader = Loader::new(&self.heap, self.vae.dtype);
         vae::load(vae, &mut loader);
         add(loader, Component::Vae);
         (components, held)
@@ -131,7 +130,8 @@ impl Run<'_> {
     /// `Pipeline::encode_text`.
     fn encode_text(&self) -> Result<unet::Prepared> {
         let (config, request) = (&self.model.unet, self.request);
-        self.heap.keep(self.model.towers.len() * vocabulary::READING);
+        self.heap
+            .keep(self.model.towers.len() * vocabulary::READING);
         let (positive, negative) = self.guided()?;
         let negative = negative.filter(|_| config.time_cond_proj_dim.is_none());
         let rows: Vec<&Conditioning> = negative.iter().chain([&positive]).collect();

@@ -25,7 +25,8 @@ pub struct Args {
     /// What to draw (needed unless --from has it)
     pub prompt: Option<String>,
 
-    /// Model name (`darkroom models` lists them) or a folder in diffusers' layout [default: micro]
+    /// Model name (`darkroom models` lists them), a folder in diffusers' layout, or `synthetic:` and
+    /// either, for its shapes with made-up weights [default: micro]
     #[arg(long, value_name = "NAME|DIR")]
     pub model: Option<String>,
 
