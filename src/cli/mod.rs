@@ -11,8 +11,10 @@ mod machine;
 mod man;
 mod model;
 mod models;
+mod plan;
 mod progress;
 mod stdout;
+mod units;
 mod whole_file;
 
 use std::process::ExitCode;
@@ -38,6 +40,8 @@ enum Command {
     /// Make images from a prompt
     #[command(visible_alias = "g")]
     Generate(Box<generate::Args>),
+    /// Tell whether a run fits in memory, and how long it takes at best, before anything is loaded
+    Plan(plan::Args),
     /// Show how an image was made
     Inspect(inspect::Args),
     /// List the models known by name, or fetch one
@@ -54,6 +58,7 @@ enum Command {
 pub fn main() -> ExitCode {
     failure::guard(|| match Cli::parse().command {
         Command::Generate(args) => generate::run(*args),
+        Command::Plan(args) => plan::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Models(args) => models::run(args),
         Command::Doctor(args) => doctor::run(&args),
