@@ -7,12 +7,12 @@ mod failure;
 mod generate;
 mod inspect;
 mod interrupt;
-mod machine;
 mod man;
 mod model;
 mod models;
 mod progress;
 mod stdout;
+mod threads;
 mod whole_file;
 
 use std::process::ExitCode;
