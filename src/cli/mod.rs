@@ -1,5 +1,6 @@
 //! The commands. What was typed stands in clap's structures, what it means in the library's types.
 
+mod bench;
 mod completions;
 mod doctor;
 mod dump;
@@ -13,6 +14,7 @@ mod models;
 mod progress;
 mod stdout;
 mod threads;
+mod units;
 mod whole_file;
 
 use std::process::ExitCode;
@@ -38,6 +40,8 @@ enum Command {
     /// Make images from a prompt
     #[command(visible_alias = "g")]
     Generate(Box<generate::Args>),
+    /// Measure a model: time and memory by stage, beside what they should be
+    Bench(Box<bench::Args>),
     /// Show how an image was made
     Inspect(inspect::Args),
     /// List the models known by name, or fetch one
@@ -54,6 +58,7 @@ enum Command {
 pub fn main() -> ExitCode {
     failure::guard(|| match Cli::parse().command {
         Command::Generate(args) => generate::run(*args),
+        Command::Bench(args) => bench::run(*args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Models(args) => models::run(args),
         Command::Doctor(args) => doctor::run(&args),

@@ -7,6 +7,7 @@
 pub mod machine;
 pub mod memory;
 pub mod op;
+pub mod record;
 pub mod recorder;
 pub mod statistics;
 pub mod timer;

@@ -211,13 +211,7 @@ impl Recorder {
         at.saturating_duration_since(self.began).as_secs_f64() * 1e3
     }
 
-    fn push_span(
-        &mut self,
-        stage: Stage,
-        kind: SpanKind,
-        began: Instant,
-        heap: (usize, usize),
-    ) {
+    fn push_span(&mut self, stage: Stage, kind: SpanKind, began: Instant, heap: (usize, usize)) {
         let (began_ms, ms) = (self.since(began), began.elapsed().as_secs_f64() * 1e3);
         if let Some(spans) = &mut self.spans {
             spans.push(Span {

@@ -168,9 +168,7 @@ mod tests {
             let runs = 400;
             let mut set = |shift: f64| -> Vec<f64> {
                 let deviations = noise.randn(8).into_iter();
-                deviations
-                    .map(|x| 100.0 + shift + f64::from(x))
-                    .collect()
+                deviations.map(|x| 100.0 + shift + f64::from(x)).collect()
             };
             let differs = |_: &usize| ratio(&set(0.0), &set(shift)).expect("eight").differs();
             (0..runs).filter(differs).count() as f64 / f64::from(400)
