@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::measure::memory;
+
 /// What the CPU path will find.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
@@ -20,16 +22,12 @@ pub struct Machine {
 impl Machine {
     /// Asks the processor and the system.
     pub fn look() -> Self {
-        let installed = meminfo("MemTotal");
-        let limit = cgroup("memory.max");
-        let left = limit.and_then(|max| Some(max.saturating_sub(cgroup("memory.current")?)));
-        let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
         Self {
             cpu: cpu_name(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             simd: simd(),
-            memory_bytes: least(installed, limit),
-            memory_available_bytes: least(meminfo("MemAvailable"), left),
+            memory_bytes: memory::installed_bytes(),
+            memory_available_bytes: memory::available_bytes(),
         }
     }
 }
@@ -40,29 +38,6 @@ fn cpu_name() -> Option<String> {
         .lines()
         .find(|l| l.starts_with("model name") || l.starts_with("Model"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
-}
-
-/// A value of /proc/meminfo; the file counts in units of 1024 bytes.
-fn meminfo(key: &str) -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    value
-        .split_whitespace()
-        .next()?
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(1024)
-}
-
-/// A value of the control group (version 2) that a container sees as its root.
-fn cgroup(file: &str) -> Option<u64> {
-    std::fs::read_to_string(format!("/sys/fs/cgroup/{file}"))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
 }
 
 /// Names of those that `$detect!` finds.

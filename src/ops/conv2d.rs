@@ -126,6 +126,11 @@ const BLOCK_VALUES: usize = 2 << 20;
 /// Output pixels multiplied at once, at least: fewer would not repay reading the weights.
 const MIN_BLOCK_PIXELS: usize = 256;
 
+/// Output pixels whose patches, of `patch` values each, are gathered at once.
+pub(super) fn block_pixels(patch: usize, pixels: usize) -> usize {
+    (BLOCK_VALUES / patch).max(MIN_BLOCK_PIXELS).min(pixels)
+}
+
 struct ConvOp {
     stride: usize,
     padding: Padding,
@@ -222,7 +227,7 @@ impl CustomOp3 for ConvOp {
                 outputs,
             );
         } else {
-            let block = (BLOCK_VALUES / patch).max(MIN_BLOCK_PIXELS).min(pixels);
+            let block = block_pixels(patch, pixels);
             let mut patches = vec![0f32; block * patch];
             for (image, out) in wide
                 .chunks_exact(height * width * channels)

@@ -217,6 +217,25 @@ impl Checkpoint {
         ))
     }
 
+    /// The type that a part's weights are stored in (that of its largest tensor), or `None` where no
+    /// weight file is there.
+    pub fn stored_dtype(&self, component: Component) -> Result<Option<DType>> {
+        let files = self.weight_files(component).unwrap_or_default();
+        let Some((folder, name)) = files.first().filter(|(folder, name)| folder.has(name)) else {
+            return Ok(None);
+        };
+        let wrong = |problem: String| Error::checkpoint(folder.describe(name), problem);
+        let (_, header) = SafeTensors::read_metadata(folder.map(name)?.as_ref())
+            .map_err(|e| wrong(format!("not a whole safetensors file: {e}")))?;
+        let tensors = header.tensors();
+        let largest = tensors
+            .values()
+            .max_by_key(|info| info.shape.iter().product::<usize>());
+        largest
+            .map(|info| number_type(info.dtype).map_err(wrong))
+            .transpose()
+    }
+
     /// Folder and name of each weight file of a part.
     fn weight_files(&self, component: Component) -> Result<Vec<(Folder, String)>> {
         let part = self.part(component)?;
@@ -405,17 +424,8 @@ impl Weights {
                 ),
             ));
         }
-        let dtype = match entry.dtype {
-            safetensors::Dtype::F32 => DType::F32,
-            safetensors::Dtype::F16 => DType::F16,
-            safetensors::Dtype::BF16 => DType::BF16,
-            other => {
-                return Err(Error::checkpoint(
-                    place,
-                    format!("tensor `{name}` is {other:?}; f32, f16 and bf16 are read"),
-                ));
-            }
-        };
+        let dtype = number_type(entry.dtype)
+            .map_err(|problem| Error::checkpoint(place, format!("tensor `{name}` {problem}")))?;
         let data = &bytes.as_ref()[entry.range.clone()];
         if to == DType::F32 && device.is_cpu() {
             // On all threads and by the processor's own instruction: candle has neither here.
@@ -430,6 +440,16 @@ impl Weights {
         }
         let tensor = Tensor::from_raw_buffer(data, dtype, &entry.shape, device)?;
         Ok(tensor.to_dtype(to)?)
+    }
+}
+
+/// candle's name for a type of a file's tensors.
+fn number_type(dtype: safetensors::Dtype) -> Result<DType, String> {
+    match dtype {
+        safetensors::Dtype::F32 => Ok(DType::F32),
+        safetensors::Dtype::F16 => Ok(DType::F16),
+        safetensors::Dtype::BF16 => Ok(DType::BF16),
+        other => Err(format!("is {other:?}; f32, f16 and bf16 are read")),
     }
 }
 

@@ -1,0 +1,69 @@
+//! A model as far as a forecast needs it: its configs.
+
+use candle_core::DType;
+
+use super::vocabulary::Vocabulary;
+use crate::config::{ClipConfig, UnetConfig, VaeConfig};
+use crate::error::Result;
+use crate::pipeline::{check_channels, load_scheduler, text_towers};
+use crate::scheduler::SchedulerConfig;
+use crate::weights::checkpoint::{Checkpoint, Component};
+
+/// A checkpoint's configs, the sizes of its vocabularies, and the types that its weights are stored
+/// in where they are there. No weight is read.
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub(super) towers: Vec<Tower>,
+    pub(super) unet: UnetConfig,
+    pub(super) unet_stored: Option<DType>,
+    pub(super) vae: VaeConfig,
+    pub(super) vae_stored: Option<DType>,
+    pub(super) scheduler: SchedulerConfig,
+    pub(super) force_zeros_for_empty_prompt: bool,
+}
+
+/// A text encoder and its tokenizer.
+#[derive(Clone, Debug)]
+pub(super) struct Tower {
+    pub component: Component,
+    pub config: ClipConfig,
+    pub vocabulary: Vocabulary,
+    pub stored: Option<DType>,
+}
+
+impl Model {
+    /// Reads the configs.
+    ///
+    /// # Errors
+    /// Those of [`crate::pipeline::Pipeline::load`] that are known before weights are read.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        let towers = text_towers(checkpoint)?
+            .into_iter()
+            .map(|(tokenizer, component)| {
+                Ok(Tower {
+                    component,
+                    config: ClipConfig::load(checkpoint.folder(component)?)?,
+                    vocabulary: Vocabulary::of(checkpoint.folder(tokenizer)?)?,
+                    stored: checkpoint.stored_dtype(component)?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        let unet = UnetConfig::load(checkpoint.folder(Component::Unet)?)?;
+        let vae = VaeConfig::load(checkpoint.folder(Component::Vae)?)?;
+        check_channels(&unet, &vae)?;
+        Ok(Self {
+            towers,
+            unet,
+            unet_stored: checkpoint.stored_dtype(Component::Unet)?,
+            vae,
+            vae_stored: checkpoint.stored_dtype(Component::Vae)?,
+            scheduler: load_scheduler(checkpoint)?,
+            force_zeros_for_empty_prompt: checkpoint.force_zeros_for_empty_prompt(),
+        })
+    }
+
+    /// The autoencoder's settings.
+    pub fn vae(&self) -> &VaeConfig {
+        &self.vae
+    }
+}
