@@ -20,8 +20,9 @@ use anyhow::Context;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::forecast::Model;
+use crate::forecast::device::Device;
 use crate::measure::machine::{Build, Machine};
-use crate::measure::record::{Limits, Run, SCHEMA, StageRun, Times};
+use crate::measure::record::{Run, SCHEMA, StageRun, Times};
 use crate::measure::recorder::{Overhead, Span};
 use crate::pipeline::{Pipeline, load_steps, schedule};
 use crate::request::Dtype;
@@ -78,7 +79,7 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
         .ok_or_else(|| Error::Request("no run: give --batch and --size".into()))?;
     let sampler = schedule(&checkpoint, &first.request)?.kind;
     let fingerprint = checkpoint.fingerprint()?;
-    let limits = limits();
+    let cpu = Device::this_cpu();
     let overhead = Overhead::measure()?;
 
     let interrupt = Interrupt::install()?;
@@ -96,13 +97,13 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
     let pipeline = pipeline.with_context(|| format!("model `{name}`"))?;
     let expected = Expectation {
         forecast: &first.forecast,
-        limits: &limits,
+        device: &cpu,
     };
     let mut session = Session {
         args,
         device: device::name(&device),
         machine,
-        limits: limits.clone(),
+        limits: &cpu,
         sampler,
         fingerprint,
         overhead,
@@ -148,7 +149,7 @@ struct Session<'a> {
     args: &'a RunArgs,
     device: String,
     machine: Machine,
-    limits: Limits,
+    limits: &'a Device,
     sampler: SchedulerKind,
     fingerprint: String,
     overhead: Overhead,
@@ -190,7 +191,7 @@ impl Session<'_> {
     fn record(&self, plan: &Plan, timestamp: String, measured: &Measured) -> Run {
         let expected = Expectation {
             forecast: &plan.forecast,
-            limits: &self.limits,
+            device: self.limits,
         };
         let by_op = self.args.by.contains(&By::Op);
         let stages = assemble::stages(&measured.repeats, &expected, by_op);
@@ -205,7 +206,7 @@ impl Session<'_> {
             device: self.device.clone(),
             driver: None, // the CPU has none, and this build knows no other device
             threads: rayon::current_num_threads(),
-            limits: self.limits.clone(),
+            limits: expect::limits(self.limits),
             request: plan.request.clone(),
             scheduler: self.sampler,
             model_fingerprint: self.fingerprint.clone(),
@@ -258,14 +259,5 @@ impl Session<'_> {
             true => Ok(()),
             false => plot::write(&runs, path, self.args.force),
         }
-    }
-}
-
-fn limits() -> Limits {
-    Limits {
-        name: "cpu".into(),
-        gflop_per_s: 100.0,
-        gb_per_s: 10.0,
-        source: "placeholder".into(),
     }
 }

@@ -131,7 +131,8 @@ impl Run<'_> {
     /// `Pipeline::encode_text`.
     fn encode_text(&self) -> Result<unet::Prepared> {
         let (config, request) = (&self.model.unet, self.request);
-        self.heap.keep(self.model.towers.len() * vocabulary::READING);
+        self.heap
+            .keep(self.model.towers.len() * vocabulary::READING);
         let (positive, negative) = self.guided()?;
         let negative = negative.filter(|_| config.time_cond_proj_dim.is_none());
         let rows: Vec<&Conditioning> = negative.iter().chain([&positive]).collect();

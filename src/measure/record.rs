@@ -69,8 +69,12 @@ pub struct Run {
 pub struct Limits {
     /// The device's name.
     pub name: String,
-    /// Multiply-accumulates of matrix products and all else, as floating-point operations.
-    pub gflop_per_s: f64,
+    /// Matrix products in float32, and all other arithmetic.
+    pub f32_gflop_per_s: f64,
+    /// Matrix products in bfloat16.
+    pub bf16_gflop_per_s: f64,
+    /// Matrix products in half precision.
+    pub f16_gflop_per_s: f64,
     /// Memory traffic.
     pub gb_per_s: f64,
     /// Where the figures come from.

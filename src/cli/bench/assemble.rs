@@ -26,9 +26,9 @@ pub fn stage(
         steps_ms: records.iter().map(|r| r.time.steps_ms.clone()).collect(),
         memory: median_memory(&records),
         resident_peak_bytes: records.iter().filter_map(|r| r.resident_peak_bytes).max(),
-        forecast: expected.stage(stage),
+        forecast: expected.stage(stage)?,
         ops: match by_op {
-            true => ops(&records, expected),
+            true => ops(&records, stage, expected),
             false => Vec::new(),
         },
     })
@@ -61,7 +61,7 @@ fn median_memory(records: &[&StageRecord]) -> Option<StageMemory> {
 }
 
 /// The slowest first.
-fn ops(records: &[&StageRecord], expected: &expect::Expectation<'_>) -> Vec<OpRun> {
+fn ops(records: &[&StageRecord], stage: Stage, expected: &expect::Expectation<'_>) -> Vec<OpRun> {
     let mut samples: BTreeMap<Work, (usize, Vec<f64>)> = BTreeMap::new();
     for record in records {
         for (work, total) in &record.ops {
@@ -77,7 +77,7 @@ fn ops(records: &[&StageRecord], expected: &expect::Expectation<'_>) -> Vec<OpRu
                 work,
                 calls,
                 times: Times::of(ms)?,
-                forecast_ms: expected.op_ms(&work) * calls as f64,
+                forecast_ms: expected.op_ms(stage, &work)? * calls as f64,
             })
         })
         .collect();

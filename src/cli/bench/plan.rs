@@ -82,9 +82,7 @@ fn fits(plan: &Plan, memory_bytes: Option<u64>) -> Result<()> {
     let Some(memory_bytes) = memory_bytes else {
         return Ok(());
     };
-    let Some(stage) = plan.forecast.stages.iter().max_by_key(|s| s.memory.peak) else {
-        return Ok(());
-    };
+    let stage = plan.forecast.peak();
     let memory = stage.memory;
     if memory.peak <= memory_bytes {
         return Ok(());

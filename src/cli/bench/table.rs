@@ -178,9 +178,9 @@ fn notes(run: &Run) -> String {
     lines.push((
         "limits",
         format!(
-            "{}: {} GFLOP/s, {} GB/s ({})",
+            "{}: {} GFLOP/s in f32, {} GB/s ({})",
             limits.name,
-            digits(limits.gflop_per_s),
+            digits(limits.f32_gflop_per_s),
             digits(limits.gb_per_s),
             limits.source
         ),

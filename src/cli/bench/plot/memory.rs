@@ -69,7 +69,12 @@ pub fn draw<DB: DrawingBackend>(
         if let Some(stage) = forecast {
             let y = at(0.0, stage.forecast.peak_bytes as f64).1;
             // A stage too short to be seen still gets a dash.
-            canvas.dashes((left, right.max(left + 5.0)), y, FORECAST)?;
+            let right = right.max(left + 5.0);
+            if let Some((peak, _)) = span.heap {
+                let y = at(0.0, peak as f64).1;
+                canvas.line(&[(left, y), (right, y)], 1.0, MEASURED)?;
+            }
+            canvas.dashes((left, right), y, FORECAST)?;
         }
         let name = span.stage.name();
         if right - left > LETTER * name.len() as f64 {
