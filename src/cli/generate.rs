@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::config::VaeConfig;
+use crate::device;
 use crate::error::{Error, Result};
 use crate::forecast::{Model, fitting, largest_batch};
 use crate::image_file::{LatentsFile, Receipt, encode_png, read_init_image, read_receipt};
@@ -25,16 +26,16 @@ use image::RgbImage;
 use super::dump::Dump;
 use super::failure::{say, warn};
 use super::interrupt::Interrupt;
-use super::{model, models, progress, stdout, whole_file};
-pub use args::Args;
+use super::{model, models, progress, stdout, threads, whole_file};
 use args::Count;
+pub use args::{Args, scheduler};
 use latents::Noise;
 use record::{File, Record};
 
 /// What can go wrong without the networks goes wrong before they are loaded.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let began = Instant::now();
-    threads(&args)?;
+    threads::set(args.threads)?;
     let receipt = args.from.as_deref().map(read_receipt).transpose()?;
     let manifest = models::manifest(args.weights.as_deref())?;
     let found = model::find(manifest, plan::model_name(&args, receipt.as_ref()))?;
@@ -47,7 +48,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         output::check_dump(path, &paths, args.force)?;
     }
     let device = args.device.open()?;
-    let device_name = device_name(&device);
+    let device_name = device::name(&device);
 
     let half = request.precision.vae == Dtype::F16;
     let checkpoint = found.checkpoint(half, args.offline, args.quiet)?;
@@ -125,19 +126,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     paths
         .iter()
         .try_for_each(|path| stdout::line(path.display().to_string()))
-}
-
-/// Sizes the pool that all CPU work shares.
-fn threads(args: &Args) -> anyhow::Result<()> {
-    let Some(count) = args.threads else {
-        return Ok(());
-    };
-    // SAFETY: no other thread runs yet that could read the environment.
-    unsafe { std::env::set_var("RAYON_NUM_THREADS", count.to_string()) }; // candle asks for it
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(count.get())
-        .build_global()
-        .with_context(|| format!("cannot start {count} threads"))
 }
 
 /// Images that `--count auto` makes where memory allows: below the least there is one at a time.
@@ -265,14 +253,6 @@ fn compare(receipt: &Receipt, device: &str, fingerprint: &str) {
             "made on {}; this is {device}, so bits may differ",
             receipt.device
         ));
-    }
-}
-
-fn device_name(device: &candle_core::Device) -> String {
-    match device.location() {
-        candle_core::DeviceLocation::Cpu => "cpu".into(),
-        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The commands. What was typed stands in clap's structures, what it means in the library's types.
 
+mod bench;
 mod completions;
 mod doctor;
 mod dump;
@@ -7,13 +8,13 @@ mod failure;
 mod generate;
 mod inspect;
 mod interrupt;
-mod machine;
 mod man;
 mod model;
 mod models;
 mod plan;
 mod progress;
 mod stdout;
+mod threads;
 mod units;
 mod whole_file;
 
@@ -42,6 +43,8 @@ enum Command {
     Generate(Box<generate::Args>),
     /// Tell whether a run fits in memory, and how long it takes at best, before anything is loaded
     Plan(plan::Args),
+    /// Measure a model: time and memory by stage, beside what they should be
+    Bench(Box<bench::Args>),
     /// Show how an image was made
     Inspect(inspect::Args),
     /// List the models known by name, or fetch one
@@ -59,6 +62,7 @@ pub fn main() -> ExitCode {
     failure::guard(|| match Cli::parse().command {
         Command::Generate(args) => generate::run(*args),
         Command::Plan(args) => plan::run(&args),
+        Command::Bench(args) => bench::run(*args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Models(args) => models::run(args),
         Command::Doctor(args) => doctor::run(&args),

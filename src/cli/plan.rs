@@ -9,20 +9,21 @@ use crate::forecast::device::{Device, GPUS};
 use crate::forecast::{Forecast, Model, forecast, largest_batch, ways_out};
 use crate::request::{Dtype, Request};
 
-use super::{model, models, stdout};
+use super::{model, models, stdout, threads};
 pub use args::Args;
 use args::{Batch, Place};
 use report::{Fit, Report};
 
 /// Prints the plan; that a run does not fit is an answer, not a failure.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    threads::set(args.threads)?;
     let manifest = models::manifest(args.weights.as_deref())?;
     let found = model::find(manifest, &args.model)?;
     let mut request = args.request(found.name(), &found.defaults()?);
     request.validate()?;
     let half = request.precision.vae == Dtype::F16;
     let model = Model::of(&found.configs(half)?)?;
-    let threads = args.threads();
+    let threads = rayon::current_num_threads();
     let devices = devices(args)?;
     if args.batch == Batch::Auto {
         request.count = auto(&model, &request, threads, &devices)?;
@@ -43,7 +44,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 fn devices(args: &Args) -> Result<Vec<Device>> {
     let mut devices = match &args.device {
         Place::Cpu => vec![Device::this_cpu()],
-        Place::All => std::iter::once(Device::this_cpu()).chain(GPUS.iter().cloned()).collect(),
+        Place::All => std::iter::once(Device::this_cpu())
+            .chain(GPUS.iter().cloned())
+            .collect(),
         Place::Gpu(device) => vec![(**device).clone()],
     };
     for device in &mut devices {

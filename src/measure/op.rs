@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use candle_core::{Result, Tensor};
+use serde::{Deserialize, Serialize};
 
 use super::memory;
 
 /// Kinds of operations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Op {
     /// y = x·W + b.
     Linear,
@@ -76,7 +78,7 @@ impl fmt::Display for Op {
 ///
 /// Counts are of the mathematics, not of an implementation: a tap of a convolution that falls on
 /// padding counts, a row that pads a matrix product does not. Each tensor is read or written once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Work {
     /// Kind.
     pub op: Op,

@@ -277,7 +277,8 @@ fn rng() -> impl TypedValueParser<Value = Rng> {
     one_of([("torch", Rng::Torch), ("philox", Rng::Philox)])
 }
 
-fn scheduler() -> impl TypedValueParser<Value = SchedulerKind> {
+/// Parser of a sampler's name.
+pub fn scheduler() -> impl TypedValueParser<Value = SchedulerKind> {
     one_of(SchedulerKind::ALL.map(|kind| (kind.name(), kind)))
 }
 

@@ -68,7 +68,7 @@ pub struct Args {
 
     /// CPU threads [default: one a core]
     #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
+    pub threads: Option<NonZeroUsize>,
 
     /// Print one JSON record
     #[arg(long)]
@@ -100,12 +100,6 @@ impl Args {
             vae_tile: self.vae_tile,
             ..Request::new(model, "", size, steps, guidance)
         }
-    }
-
-    /// Threads that the run is to have.
-    pub fn threads(&self) -> usize {
-        self.threads
-            .map_or_else(rayon::current_num_threads, NonZeroUsize::get)
     }
 }
 
