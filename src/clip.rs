@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::config::ClipConfig;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::{
     Activation, Embedding, LayerNorm, Linear, Mask, activation, add, add_to_each, attention,
 };
@@ -78,14 +78,7 @@ impl ClipTextEncoder {
     /// ids: B rows of N → the hidden state `clip_skip + 2` from the end (0: the last but one, as SDXL
     /// has it) and the pooled embedding.
     pub fn forward(&self, ids: &[Vec<u32>], clip_skip: usize) -> Result<TextStates> {
-        let depth = self.layers.len();
-        // transformers' hidden_states holds the embeddings and every layer's output.
-        let Some(taken) = (depth + 1).checked_sub(clip_skip.saturating_add(2)) else {
-            return Err(Error::Request(format!(
-                "--clip-skip {clip_skip}: this text encoder has {depth} layers, so at most {}",
-                depth.saturating_sub(1)
-            )));
-        };
+        let taken = self.config.hidden_state(clip_skip)?;
         let (batch, length) = (ids.len(), ids.first().map_or(0, Vec::len));
         let flat: Vec<u32> = ids.iter().flatten().copied().collect();
         let input = Tensor::from_vec(flat, (batch, length), &self.device)?; // [B, N]
@@ -93,7 +86,7 @@ impl ClipTextEncoder {
         let mut x = add_to_each(&self.token_embedding.forward(&input)?, &positions)?; // [B, N, C]
 
         let needed = if self.text_projection.is_some() {
-            depth
+            self.layers.len()
         } else {
             taken
         };

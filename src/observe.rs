@@ -6,11 +6,13 @@
 use std::fmt;
 
 use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
 /// A part of a run. The white paper's four stages, with loading and the image encoder of img2img apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Checkpoint files to weights in memory.
     Load,

@@ -90,12 +90,7 @@ impl Pipeline {
                 Unet::load(unet_config, vb)
             })?;
             let vae = step(observer, Stage::Load, steps - 1, |_| {
-                // SDXL's own VAE overflows in f16; its config says so, and the reference decodes it
-                // in f32 too.
-                let dtype = match precision.vae {
-                    Dtype::F16 if vae_config.force_upcast => DType::F32,
-                    dtype => dtype.candle(),
-                };
+                let dtype = vae_dtype(&vae_config, precision);
                 Vae::load(
                     vae_config,
                     checkpoint.weights(Component::Vae, dtype, device)?,
@@ -331,8 +326,17 @@ impl Pipeline {
     }
 }
 
+/// The type that the VAE is run in. SDXL's own overflows in f16; its config says so, and the
+/// reference decodes it in f32 too.
+pub(crate) fn vae_dtype(config: &VaeConfig, precision: Precision) -> DType {
+    match precision.vae {
+        Dtype::F16 if config.force_upcast => DType::F32,
+        dtype => dtype.candle(),
+    }
+}
+
 /// Tokenizer and encoder of each text tower that the model has.
-fn text_towers(checkpoint: &Checkpoint) -> Result<Vec<(Component, Component)>> {
+pub(crate) fn text_towers(checkpoint: &Checkpoint) -> Result<Vec<(Component, Component)>> {
     let towers = [
         (Component::Tokenizer, Component::TextEncoder),
         (Component::Tokenizer2, Component::TextEncoder2),
@@ -366,7 +370,7 @@ pub fn schedule(checkpoint: &Checkpoint, request: &Request) -> Result<Schedule> 
     schedule_of(&load_scheduler(checkpoint)?, request)
 }
 
-fn schedule_of(config: &SchedulerConfig, request: &Request) -> Result<Schedule> {
+pub(crate) fn schedule_of(config: &SchedulerConfig, request: &Request) -> Result<Schedule> {
     let options = ScheduleOptions {
         steps: request.steps,
         scheduler: request.scheduler,
@@ -381,7 +385,7 @@ fn schedule_of(config: &SchedulerConfig, request: &Request) -> Result<Schedule> 
 }
 
 /// The UNet must take and give the VAE's latents.
-fn check_channels(unet: &UnetConfig, vae: &VaeConfig) -> Result<()> {
+pub(crate) fn check_channels(unet: &UnetConfig, vae: &VaeConfig) -> Result<()> {
     let latent = vae.latent_channels;
     if (unet.in_channels, unet.out_channels) == (latent, latent) {
         return Ok(());
@@ -396,7 +400,7 @@ fn check_channels(unet: &UnetConfig, vae: &VaeConfig) -> Result<()> {
     ))
 }
 
-fn load_scheduler(checkpoint: &Checkpoint) -> Result<SchedulerConfig> {
+pub(crate) fn load_scheduler(checkpoint: &Checkpoint) -> Result<SchedulerConfig> {
     const FILE: &str = "scheduler_config.json";
     let folder = checkpoint.folder(Component::Scheduler)?;
     let wrong = |problem: String| Error::checkpoint(folder.describe(FILE), problem);

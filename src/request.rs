@@ -1,5 +1,6 @@
 //! What the user asked for, complete and validated. No tensors here.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -11,7 +12,7 @@ use crate::scheduler::{SchedulerKind, TimestepSpacing};
 
 /// Longest edge and largest batch that are taken for meant. What memory holds is less.
 const MAX_EDGE_PX: usize = 1 << 15;
-const MAX_COUNT: usize = 10_000;
+pub(crate) const MAX_COUNT: usize = 10_000;
 
 /// Smallest tile of the VAE, in latents: tests/pipeline/tiles.rs measures seams from here on.
 const MIN_TILE: usize = 16;
@@ -188,6 +189,29 @@ impl Precision {
             unet: dtype,
             vae: dtype,
             quant: None,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    /// `f32`, or `text=f32,unet=bf16,vae=f32` as it is typed; `, w8a8` where the UNet is int8.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            text_encoder: text,
+            unet,
+            vae,
+            quant,
+        } = self;
+        match text == unet && unet == vae {
+            true => f.write_str(unet.name())?,
+            false => {
+                let [text, unet, vae] = [text, unet, vae].map(|dtype| dtype.name());
+                write!(f, "text={text},unet={unet},vae={vae}")?;
+            }
+        }
+        match quant {
+            Some(scheme) => write!(f, ", {}", scheme.name()),
+            None => Ok(()),
         }
     }
 }

@@ -73,14 +73,14 @@ impl ResnetBlock {
         embedding: Option<&Tensor>,
         norm: &mut dyn FnMut(&GroupNorm, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let h = norm(&self.norm1, x)?;
-        let mut h = self.conv1.forward(&h)?; // [B, H, W, C_out]
+        // Each step's input is dropped as soon as its result is there: images are what fills memory.
+        let mut h = self.conv1.forward(&norm(&self.norm1, x)?)?; // [B, H, W, C_out]
         if let (Some(projection), Some(embedding)) = (&self.time_emb_proj, embedding) {
             let shift = projection.forward(embedding)?; // [B, C_out]
             h = add_by_image(&h, &shift)?;
         }
-        let h = norm(&self.norm2, &h)?;
-        let h = self.conv2.forward(&h)?;
+        h = norm(&self.norm2, &h)?;
+        h = self.conv2.forward(&h)?;
         let sum = match &self.conv_shortcut {
             Some(shortcut) => add(&shortcut.forward(x)?, &h)?,
             None => add(x, &h)?,

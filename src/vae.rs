@@ -6,6 +6,8 @@
 
 mod tiling;
 
+pub(crate) use tiling::tile_starts;
+
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 
@@ -298,7 +300,7 @@ impl Decoder {
                 x = upsampler.forward(&upsample_nearest(&x, 2 * height, 2 * width)?)?;
             }
         }
-        let x = norm(&self.conv_norm_out, &x)?;
+        x = norm(&self.conv_norm_out, &x)?;
         Ok(self.conv_out.forward(&x)?)
     }
 

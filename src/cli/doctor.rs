@@ -4,9 +4,10 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::{machine, models, stdout};
-use crate::device::DeviceChoice;
+use super::{models, stdout};
+use crate::device::{self, DeviceChoice};
 use crate::error::Error;
+use crate::measure::machine::{Build, Machine};
 use crate::observe::Stage;
 use crate::request::Precision;
 use crate::weights::fetch::{FetchOptions, cached};
@@ -31,22 +32,13 @@ struct Report {
     schema: u32,
     version: &'static str,
     build: Build,
-    machine: machine::Machine,
+    machine: Machine,
     devices: Vec<DeviceState>,
     /// What `--device auto` takes for each stage, in the default precision.
     auto: Vec<StagePlace>,
     /// The hub's cache; its problem where the environment describes none.
     cache: Result<String, String>,
     models: Vec<ModelState>,
-}
-
-#[derive(Serialize)]
-struct Build {
-    target: String,
-    /// `release`, or `debug` where assertions are compiled in.
-    profile: &'static str,
-    /// SIMD extensions that the compiler was allowed to use everywhere.
-    compiled_for: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -108,17 +100,9 @@ fn report(args: &Args) -> anyhow::Result<Report> {
     Ok(Report {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION"),
-        build: Build {
-            target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
-            profile: if cfg!(debug_assertions) {
-                "debug"
-            } else {
-                "release"
-            },
-            compiled_for: machine::compiled_for(),
-        },
-        machine: machine::Machine::look(),
-        devices: vec![device(DeviceChoice::Cpu), device(DeviceChoice::Cuda(0))],
+        build: Build::this(),
+        machine: Machine::look(),
+        devices: vec![state(DeviceChoice::Cpu), state(DeviceChoice::Cuda(0))],
         auto: places(),
         cache: options
             .map(|o| o.cache_dir.display().to_string())
@@ -127,7 +111,7 @@ fn report(args: &Args) -> anyhow::Result<Report> {
     })
 }
 
-fn device(choice: DeviceChoice) -> DeviceState {
+fn state(choice: DeviceChoice) -> DeviceState {
     let problem = choice.open().err().map(|error| match error {
         Error::Device { problem, .. } => problem, // the table names the device
         other => other.to_string(),
@@ -140,10 +124,8 @@ fn device(choice: DeviceChoice) -> DeviceState {
 }
 
 fn places() -> Vec<StagePlace> {
-    let auto = match DeviceChoice::Auto.open().map(|device| device.location()) {
-        Ok(candle_core::DeviceLocation::Cpu) => "cpu".to_owned(),
-        Ok(candle_core::DeviceLocation::Cuda { gpu_id }) => format!("cuda:{gpu_id}"),
-        Ok(candle_core::DeviceLocation::Metal { gpu_id }) => format!("metal:{gpu_id}"),
+    let auto = match DeviceChoice::Auto.open() {
+        Ok(device) => device::name(&device),
         Err(error) => error.to_string(),
     };
     let precision = Precision::default();

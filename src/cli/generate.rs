@@ -10,28 +10,32 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::config::VaeConfig;
+use crate::device;
 use crate::error::{Error, Result};
+use crate::forecast::{Model, fitting, largest_batch};
 use crate::image_file::{LatentsFile, Receipt, encode_png, read_init_image, read_receipt};
+use crate::measure::memory;
 use crate::measure::timer::StageTimer;
 use crate::observe::Observer;
 use crate::pipeline::{Pipeline, Start, schedule};
 use crate::request::{Dtype, Request};
-use crate::weights::checkpoint::Component;
+use crate::weights::checkpoint::{Checkpoint, Component};
 use anyhow::Context;
 use image::RgbImage;
 
 use super::dump::Dump;
 use super::failure::{say, warn};
 use super::interrupt::Interrupt;
-use super::{model, models, progress, stdout, whole_file};
-pub use args::{Args, quant};
+use super::{model, models, progress, stdout, threads, whole_file};
+use args::Count;
+pub use args::{Args, quant, scheduler};
 use latents::Noise;
 use record::{File, Record};
 
 /// What can go wrong without the networks goes wrong before they are loaded.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let began = Instant::now();
-    threads(&args)?;
+    threads::set(args.threads)?;
     let receipt = args.from.as_deref().map(read_receipt).transpose()?;
     let manifest = models::manifest(args.weights.as_deref())?;
     let found = model::find(manifest, plan::model_name(&args, receipt.as_ref()))?;
@@ -44,7 +48,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         output::check_dump(path, &paths, args.force)?;
     }
     let device = args.device.open()?;
-    let device_name = device_name(&device);
+    let device_name = device::name(&device);
 
     let half = request.precision.vae == Dtype::F16;
     let checkpoint = found.checkpoint(half, args.offline, args.quiet)?;
@@ -56,6 +60,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if let Some((path, _, noise)) = &noise {
         noise.fits(path, &request, &vae)?;
     }
+    if device.is_cpu() {
+        fit(&args, &checkpoint, &mut request)?;
+    }
+    // The count may be another one now.
+    output::paths(args.output.as_deref(), &request, args.force)?;
     let sampler = schedule(&checkpoint, &request)?.kind;
     let fingerprint = checkpoint.fingerprint()?;
     if let Some(receipt) = &receipt {
@@ -119,17 +128,26 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         .try_for_each(|path| stdout::line(path.display().to_string()))
 }
 
-/// Sizes the pool that all CPU work shares.
-fn threads(args: &Args) -> anyhow::Result<()> {
-    let Some(count) = args.threads else {
+/// Images that `--count auto` makes where memory allows: below the least there is one at a time.
+const AUTO_COUNT: std::ops::RangeInclusive<usize> = 4..=64;
+
+/// Takes the count from free memory where `auto` was typed; refuses a run that memory cannot hold.
+fn fit(args: &Args, checkpoint: &Checkpoint, request: &mut Request) -> Result<()> {
+    let Some(free_bytes) = memory::available_bytes() else {
         return Ok(());
     };
-    // SAFETY: no other thread runs yet that could read the environment.
-    unsafe { std::env::set_var("RAYON_NUM_THREADS", count.to_string()) }; // candle asks for it
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(count.get())
-        .build_global()
-        .with_context(|| format!("cannot start {count} threads"))
+    let model = Model::of(checkpoint)?;
+    let threads = rayon::current_num_threads();
+    if args.count == Some(Count::Auto) {
+        let most = largest_batch(&model, request, threads, free_bytes)?;
+        request.count = match most < *AUTO_COUNT.start() {
+            true => 1,
+            false => most.min(*AUTO_COUNT.end()),
+        };
+        request.validate()?;
+    }
+    fitting(&model, request, threads, free_bytes)?;
+    Ok(())
 }
 
 /// File, first row and noise of `--latents` or of the receipt; its rows set a count that was not
@@ -140,6 +158,11 @@ fn noise(
     request: &mut Request,
 ) -> Result<Option<(PathBuf, usize, Noise)>> {
     if let Some(path) = &args.latents {
+        if args.count == Some(Count::Auto) {
+            let text =
+                "--count auto beside --latents: the file's rows are the images, leave it out";
+            return Err(Error::Request(text.into()));
+        }
         let noise = Noise::read(path)?;
         if args.count.is_none() {
             request.count = noise.rows();
@@ -230,14 +253,6 @@ fn compare(receipt: &Receipt, device: &str, fingerprint: &str) {
             "made on {}; this is {device}, so bits may differ",
             receipt.device
         ));
-    }
-}
-
-fn device_name(device: &candle_core::Device) -> String {
-    match device.location() {
-        candle_core::DeviceLocation::Cpu => "cpu".into(),
-        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The commands. What was typed stands in clap's structures, what it means in the library's types.
 
+mod bench;
 mod completions;
 mod doctor;
 mod dump;
@@ -7,13 +8,15 @@ mod failure;
 mod generate;
 mod inspect;
 mod interrupt;
-mod machine;
 mod man;
 mod model;
 mod models;
+mod plan;
 mod progress;
 mod quantize;
 mod stdout;
+mod threads;
+mod units;
 mod whole_file;
 
 use std::process::ExitCode;
@@ -41,6 +44,10 @@ enum Command {
     Generate(Box<generate::Args>),
     /// Write a model anew with int8 weights
     Quantize(quantize::Args),
+    /// Tell whether a run fits in memory, and how long it takes at best, before anything is loaded
+    Plan(plan::Args),
+    /// Measure a model: time and memory by stage, beside what they should be
+    Bench(Box<bench::Args>),
     /// Show how an image was made
     Inspect(inspect::Args),
     /// List the models known by name, or fetch one
@@ -58,6 +65,8 @@ pub fn main() -> ExitCode {
     failure::guard(|| match Cli::parse().command {
         Command::Generate(args) => generate::run(*args),
         Command::Quantize(args) => quantize::run(args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Bench(args) => bench::run(*args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Models(args) => models::run(args),
         Command::Doctor(args) => doctor::run(&args),

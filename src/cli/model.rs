@@ -126,6 +126,29 @@ impl Found {
         }
     }
 
+    /// Its configs, fetched never; its weights may be absent.
+    pub fn configs(self, half: bool) -> anyhow::Result<Checkpoint> {
+        let (manifest, model) = match &self {
+            Found::Named(manifest, model) if model.source != Source::Embedded => (manifest, model),
+            _ => return self.checkpoint(half, true, true),
+        };
+        let options = FetchOptions::from_env().map_err(Error::from)?;
+        let files = fetch::cached_settings(manifest, model, &options).map_err(Error::from)?;
+        let Some(files) = files else {
+            let name = &model.name;
+            let mut problem = format!(
+                "its configs are not in the cache; `darkroom models fetch {name}` brings it"
+            );
+            if synthetic::models::folder(name).is_some() {
+                problem += &format!(
+                    ", and `--model {SYNTHETIC}{name}` has the same shapes and is in this binary"
+                );
+            }
+            return Err(Error::checkpoint(name, problem).into());
+        };
+        Checkpoint::from_files(&files, half).with_context(|| format!("model `{}`", model.name))
+    }
+
     /// Its files, fetched if they are not here.
     pub fn checkpoint(self, half: bool, offline: bool, quiet: bool) -> anyhow::Result<Checkpoint> {
         let (manifest, model) = match self {

@@ -17,17 +17,37 @@ const TICK: Duration = Duration::from_millis(200);
 pub fn observer(quiet: bool) -> Box<dyn Observer> {
     match (quiet, std::io::stderr().is_terminal()) {
         (true, _) => Box::new(()),
-        (false, true) => Box::new(Bars::default()),
+        (false, true) => Box::new(Bars::new(false)),
         (false, false) => Box::new(Lines::default()),
     }
 }
 
-/// One bar a stage; a finished stage stays as a line.
-#[derive(Default)]
+/// Bars that leave no lines behind; nothing where no terminal shows them.
+pub fn bars(quiet: bool) -> Box<dyn Observer> {
+    match !quiet && std::io::stderr().is_terminal() {
+        true => Box::new(Bars::new(true)),
+        false => Box::new(()),
+    }
+}
+
+/// One bar a stage.
 struct Bars {
+    /// Whether a finished stage leaves no line.
+    passing: bool,
     bar: Option<ProgressBar>,
     began: Option<Instant>,
     steps: usize,
+}
+
+impl Bars {
+    fn new(passing: bool) -> Self {
+        Self {
+            passing,
+            bar: None,
+            began: None,
+            steps: 0,
+        }
+    }
 }
 
 impl Drop for Bars {
@@ -55,7 +75,9 @@ impl Observer for Bars {
             Event::StageEnd { stage } => {
                 if let (Some(bar), Some(began)) = (self.bar.take(), self.began) {
                     bar.finish_and_clear();
-                    say(&summary(stage, self.steps, began.elapsed()));
+                    if !self.passing {
+                        say(&summary(stage, self.steps, began.elapsed()));
+                    }
                 }
             }
             Event::StepBegin { .. } | Event::Tensor { .. } => {}

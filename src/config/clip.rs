@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::{above_zero, divides, one_of, read, sizes};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::weights::folder::Folder;
 
 /// A CLIP text encoder (transformers, `CLIPTextConfig`).
@@ -68,6 +68,21 @@ impl ClipConfig {
     }
     fn eos_token_id() -> u32 {
         49407
+    }
+
+    /// Layers behind the hidden state that is taken, `clip_skip + 2` from the end (0: the last but
+    /// one, as SDXL has it). transformers' hidden_states holds the embeddings and every layer's
+    /// output.
+    pub fn hidden_state(&self, clip_skip: usize) -> Result<usize> {
+        let depth = self.num_hidden_layers;
+        (depth + 1)
+            .checked_sub(clip_skip.saturating_add(2))
+            .ok_or_else(|| {
+                Error::Request(format!(
+                    "--clip-skip {clip_skip}: this text encoder has {depth} layers, so at most {}",
+                    depth.saturating_sub(1)
+                ))
+            })
     }
 
     /// Reads and checks a text encoder's config.

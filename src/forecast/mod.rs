@@ -9,10 +9,37 @@
 //! Nothing is loaded or allocated. The counts equal those that the operations themselves report
 //! while recorded (tests/forecast.rs), and the memory is that of the CPU path's own allocations.
 
+mod clip;
+pub mod device;
+mod fit;
+mod heap;
+mod loader;
+mod model;
+mod ops;
+mod resnet;
+pub mod roofline;
+mod run;
+mod unet;
+mod vae;
+mod vocabulary;
+
 use std::collections::BTreeMap;
 
+use crate::error::Result;
 use crate::measure::op::Work;
 use crate::observe::Stage;
+use crate::request::{Dtype, Request};
+pub use fit::{WayOut, fitting, largest_batch, ways_out};
+pub use model::Model;
+
+/// What `request` does on `model` where `threads` threads compute. A prompt counts as one chunk of
+/// tokens; what `--long-prompt` adds is known only once it is read.
+///
+/// # Errors
+/// A request that the model cannot run: steps, size or clip skip.
+pub fn forecast(model: &Model, request: &Request, threads: usize) -> Result<Forecast> {
+    run::walk(model, request, threads)
+}
 
 /// What a run of a model should do.
 #[derive(Clone, Debug)]
@@ -39,6 +66,8 @@ pub struct ComponentForecast {
 pub struct StageForecast {
     /// Which.
     pub stage: Stage,
+    /// What its networks compute in; float32 where there are none.
+    pub dtype: Dtype,
     /// How often each of its operations runs.
     pub ops: BTreeMap<Work, usize>,
     /// The heap, in bytes.
@@ -54,6 +83,32 @@ pub struct MemoryForecast {
     pub peak: u64,
     /// Of the peak, what an operation holds for itself.
     pub workspace_at_peak: u64,
+}
+
+impl Forecast {
+    /// A stage, if it runs.
+    pub fn stage(&self, stage: Stage) -> Option<&StageForecast> {
+        self.stages.iter().find(|forecast| forecast.stage == stage)
+    }
+
+    /// The stage that takes the most memory.
+    pub fn peak(&self) -> &StageForecast {
+        let highest = self.stages.iter().max_by_key(|stage| stage.memory.peak);
+        highest.expect("loading is always one")
+    }
+
+    /// Values of all weights.
+    pub fn parameters(&self) -> u64 {
+        self.components.iter().map(|part| part.parameters).sum()
+    }
+}
+
+impl MemoryForecast {
+    /// Of the peak, what is neither weights nor workspace.
+    pub fn activations(&self) -> u64 {
+        self.peak
+            .saturating_sub(self.resident + self.workspace_at_peak)
+    }
 }
 
 impl StageForecast {

@@ -1,4 +1,4 @@
-//! The heap, counted to the byte, and the process's resident set.
+//! The heap, counted to the byte; the process's resident set; the machine's memory.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -110,9 +110,44 @@ pub fn reset_resident_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-/// A value of /proc/self/status; the file counts in units of 1024 bytes.
+/// Memory installed, or what the container allows if that is less.
+pub fn installed_bytes() -> Option<u64> {
+    least(meminfo("MemTotal"), cgroup("memory.max"))
+}
+
+/// Memory that could be taken now.
+pub fn available_bytes() -> Option<u64> {
+    let limit = cgroup("memory.max");
+    let left = limit.and_then(|max| Some(max.saturating_sub(cgroup("memory.current")?)));
+    least(meminfo("MemAvailable"), left)
+}
+
+fn least(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    a.into_iter().chain(b).min()
+}
+
+/// A value of /proc/meminfo.
+fn meminfo(key: &str) -> Option<u64> {
+    kibibytes("/proc/meminfo", key)
+}
+
+/// A value of the control group (version 2) that a container sees as its root.
+fn cgroup(file: &str) -> Option<u64> {
+    std::fs::read_to_string(format!("/sys/fs/cgroup/{file}"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// A value of /proc/self/status.
 fn status(key: &str) -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    kibibytes("/proc/self/status", key)
+}
+
+/// A value of a file of the system that counts in units of 1024 bytes.
+fn kibibytes(file: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
     let value = text
         .lines()
         .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;

@@ -4,7 +4,10 @@
 //! do, and [`memory`] counts the heap; both are idle, but for one load and two additions, while
 //! nobody records. This module knows nothing of networks, operations or commands.
 
+pub mod machine;
 pub mod memory;
 pub mod op;
+pub mod record;
 pub mod recorder;
+pub mod statistics;
 pub mod timer;

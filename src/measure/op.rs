@@ -9,16 +9,22 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use candle_core::{Result, Tensor};
+use serde::{Deserialize, Serialize};
 
 use super::memory;
 
 /// Kinds of operations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Op {
     /// y = x·W + b.
     Linear,
+    /// The same of integers: int8 weights and activations.
+    Int8Linear,
     /// Two-dimensional convolution.
     Conv2d,
+    /// The same of integers.
+    Int8Conv2d,
     /// softmax(q·kᵀ/√d)·v.
     Attention,
     /// Group norm, with the activation behind it if there is one.
@@ -38,9 +44,11 @@ pub enum Op {
 
 impl Op {
     /// All kinds.
-    pub const ALL: [Op; 9] = [
+    pub const ALL: [Op; 11] = [
         Op::Linear,
+        Op::Int8Linear,
         Op::Conv2d,
+        Op::Int8Conv2d,
         Op::Attention,
         Op::GroupNorm,
         Op::LayerNorm,
@@ -54,7 +62,9 @@ impl Op {
     pub fn name(self) -> &'static str {
         match self {
             Op::Linear => "linear",
+            Op::Int8Linear => "int8_linear",
             Op::Conv2d => "conv2d",
+            Op::Int8Conv2d => "int8_conv2d",
             Op::Attention => "attention",
             Op::GroupNorm => "group_norm",
             Op::LayerNorm => "layer_norm",
@@ -76,7 +86,7 @@ impl fmt::Display for Op {
 ///
 /// Counts are of the mathematics, not of an implementation: a tap of a convolution that falls on
 /// padding counts, a row that pads a matrix product does not. Each tensor is read or written once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Work {
     /// Kind.
     pub op: Op,

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
 
 use super::memory;
 use super::op::{self, Op, OpRecord, Recording, Work};
 use super::timer::{StageTime, StageTimer};
 use crate::error::{Error, Result};
-use crate::observe::{Event, Observer, Stage};
+use crate::observe::{Event, Observer, Stage, step};
 
 /// What one stage did. A stage that ran more than once is summed up.
 #[derive(Clone, Debug)]
@@ -25,17 +26,22 @@ pub struct StageRecord {
 }
 
 /// The heap over a stage, in bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageMemory {
     /// At its beginning.
+    #[serde(rename = "begin_bytes")]
     pub begin: usize,
     /// At its highest.
+    #[serde(rename = "peak_bytes")]
     pub peak: usize,
     /// Of the peak, what an operation held for itself: neither its inputs nor its result.
+    #[serde(rename = "workspace_at_peak_bytes")]
     pub workspace_at_peak: usize,
     /// After each of its steps.
+    #[serde(rename = "after_steps_bytes")]
     pub after_steps: Vec<usize>,
     /// At its end.
+    #[serde(rename = "end_bytes")]
     pub end: usize,
 }
 
@@ -59,7 +65,7 @@ pub struct Span {
     pub began_ms: f64,
     /// How long it took.
     pub ms: f64,
-    /// Heap at its highest and after it, where it is counted.
+    /// Heap at its highest and after it, where it is counted; of a step, the latter twice.
     pub heap: Option<(usize, usize)>,
 }
 
@@ -205,7 +211,7 @@ impl Recorder {
         at.saturating_duration_since(self.began).as_secs_f64() * 1e3
     }
 
-    fn push_span(&mut self, stage: Stage, kind: SpanKind, began: Instant) {
+    fn push_span(&mut self, stage: Stage, kind: SpanKind, began: Instant, heap: (usize, usize)) {
         let (began_ms, ms) = (self.since(began), began.elapsed().as_secs_f64() * 1e3);
         if let Some(spans) = &mut self.spans {
             spans.push(Span {
@@ -213,7 +219,7 @@ impl Recorder {
                 kind,
                 began_ms,
                 ms,
-                heap: None,
+                heap: memory::counted().then_some(heap),
             });
         }
     }
@@ -241,21 +247,23 @@ impl Observer for Recorder {
             Event::StepEnd { stage, .. } => {
                 self.timer.on(event)?;
                 self.gather(stage);
-                if let Some((step, began)) = self.step_began.take() {
-                    self.push_span(stage, SpanKind::Step(step), began);
-                }
                 let live = memory::live_bytes();
+                if let Some((step, began)) = self.step_began.take() {
+                    self.push_span(stage, SpanKind::Step(step), began, (live, live));
+                }
                 self.rest(stage).memory.after_steps.push(live);
                 Ok(())
             }
             Event::StageEnd { stage } => {
                 self.timer.on(event)?;
                 self.gather(stage);
-                self.push_span(stage, SpanKind::Stage, self.stage_began);
+                let live = memory::live_bytes();
                 let rest = self.rest(stage);
-                rest.memory.end = memory::live_bytes();
+                rest.memory.end = live;
                 rest.resident_peak_bytes =
                     rest.resident_peak_bytes.max(memory::resident_peak_bytes());
+                let heap = (rest.memory.peak, live);
+                self.push_span(stage, SpanKind::Stage, self.stage_began, heap);
                 Ok(())
             }
             Event::Tensor { .. } => Ok(()),
@@ -264,9 +272,9 @@ impl Observer for Recorder {
 }
 
 /// What measuring costs: the time of one recorded operation and of one counted allocation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Overhead {
-    /// Beyond the operation itself.
+    /// Beyond the operation itself: to record it and to book the record.
     pub op_ns: f64,
     /// Beyond the allocation itself.
     pub allocation_ns: f64,
@@ -276,26 +284,31 @@ impl Overhead {
     /// Times a few thousand of each. Other runs in the process must not be recorded meanwhile.
     pub fn measure() -> Result<Self> {
         const TIMES: u32 = 4096;
+        /// Operations of a network that differ in size, about.
+        const KINDS: usize = 128;
+        const STAGE: Stage = Stage::Denoise;
         let tensor = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
-        let work = Work {
+        let work = |i: u32| Work {
             op: Op::Move,
-            sizes: [1, 0, 0, 0],
+            sizes: [i as usize % KINDS, 0, 0, 0],
             macs: 0,
             other_flops: 0,
             read_bytes: 4,
             written_bytes: 4,
         };
-        let pass = || -> Result<f64> {
+        // One step's operations, as the pipeline runs them.
+        let pass = |observer: &mut dyn Observer| -> Result<f64> {
             let began = Instant::now();
-            for _ in 0..TIMES {
-                op::run(|| std::hint::black_box(work), || Ok(tensor.clone()))?;
-            }
+            step(observer, STAGE, 0, |_| {
+                for i in 0..TIMES {
+                    op::run(|| std::hint::black_box(work(i)), || Ok(tensor.clone()))?;
+                }
+                Ok(())
+            })?;
             Ok(began.elapsed().as_secs_f64() * 1e9 / f64::from(TIMES))
         };
-        let plain = pass()?;
-        let recorder = Recorder::begin(&Device::Cpu, false)?;
-        let recorded = pass()?;
-        drop(recorder);
+        let plain = pass(&mut ())?;
+        let recorded = pass(&mut Recorder::begin(&Device::Cpu, false)?)?;
         let began = Instant::now();
         (0..TIMES).for_each(|_| memory::count_and_uncount(std::hint::black_box(1)));
         let allocation_ns = began.elapsed().as_secs_f64() * 1e9 / f64::from(TIMES);
@@ -309,7 +322,7 @@ impl Overhead {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::{stage, step};
+    use crate::observe::stage;
     use crate::ops::{Activation, activation};
 
     #[test]

@@ -44,8 +44,8 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -
     })
 }
 
-const QUERY_TILE: usize = 64;
-const KEY_TILE: usize = 256;
+pub(super) const QUERY_TILE: usize = 64;
+pub(super) const KEY_TILE: usize = 256;
 
 struct AttentionOp {
     heads: usize,

@@ -141,6 +141,7 @@ impl Conv2d {
                 inputs,
                 outputs,
                 image.dtype().size_in_bytes(),
+                self.weight.int8(),
             )
         };
         op::run(work, || {
@@ -181,6 +182,11 @@ const BLOCK_VALUES: usize = 2 << 20;
 
 /// Output pixels multiplied at once, at least: fewer would not repay reading the weights.
 const MIN_BLOCK_PIXELS: usize = 256;
+
+/// Output pixels whose patches, of `patch` values each, are gathered at once.
+pub(super) fn block_pixels(patch: usize, pixels: usize) -> usize {
+    (BLOCK_VALUES / patch).max(MIN_BLOCK_PIXELS).min(pixels)
+}
 
 /// Sizes of one convolution, in pixels.
 struct Geometry {
@@ -290,7 +296,7 @@ impl Geometry {
         }
         let patch = kernel * kernel * inputs;
         let pixels = self.out_height * self.out_width;
-        let block = (BLOCK_VALUES / patch).max(MIN_BLOCK_PIXELS).min(pixels);
+        let block = block_pixels(patch, pixels);
         let mut patches = vec![0f32; block * patch];
         for (image, out) in images
             .chunks_exact(self.height * self.width * inputs)

@@ -275,12 +275,17 @@ fn gemm_f32(
 /// Weights widened at once by [`linear_rows`]: small enough to stay in a core's cache.
 const WIDEN_VALUES: usize = 1 << 19;
 
+/// Inputs of a half-precision weight [k, n] that are widened at once: blocks of about one size.
+pub(super) fn widened_inputs(k: usize, n: usize) -> usize {
+    k.div_ceil((n * k).div_ceil(WIDEN_VALUES).max(1)).max(1)
+}
+
 /// The fewest rows from which on a row's result does not depend on how many there are, for `n` columns.
 ///
 /// For less work gemm 0.19 (gemm-common, src/gemm.rs) takes other ways: a matrix-vector product for
 /// one row, dot products for at most 16·16 results, longer runs of the inner sum for at most 64×64.
 /// Each rounds its sums differently, so an image would depend on how many are made with it.
-fn steady_rows(n: usize) -> usize {
+pub(super) fn steady_rows(n: usize) -> usize {
     let dot_products = 256;
     let small = if n <= 64 { 64 } else { 1 };
     (dot_products / n.max(1)).max(small) + 1
@@ -315,10 +320,9 @@ fn steady_linear_rows(out: &mut [f32], x: Rows, weight: Values, bias: Option<&[f
             .with_min_len(task_rows(n))
             .for_each(|row| row.copy_from_slice(bias));
     }
-    // Half-precision weights are widened block by block, in blocks of about one size.
     let block = match weight {
         Values::F32(_) => k,
-        _ => k.div_ceil((n * k).div_ceil(WIDEN_VALUES)).max(1),
+        _ => widened_inputs(k, n),
     };
     for first in (0..k).step_by(block) {
         let last = (first + block).min(k);

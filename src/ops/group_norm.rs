@@ -137,6 +137,11 @@ pub struct Moments {
 }
 
 impl Moments {
+    /// Bytes in memory.
+    pub(super) fn bytes(groups: usize) -> usize {
+        size_of::<Self>() + 2 * groups * size_of::<f64>()
+    }
+
     /// The statistics of both sides' values together.
     fn merge(mut self, other: Self) -> Self {
         if self.count == 0.0 {
@@ -157,7 +162,7 @@ impl Moments {
 }
 
 /// Values in a block of whole pixels.
-fn block_values(channels: usize) -> usize {
+pub(super) fn block_values(channels: usize) -> usize {
     (BLOCK_VALUES / channels).clamp(1, BLOCK_PIXELS) * channels
 }
 

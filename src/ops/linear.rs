@@ -71,7 +71,8 @@ impl Linear {
         let (inputs, outputs) = (self.inputs, self.outputs);
         let work = || {
             let (rows, bytes) = (x.elem_count() / inputs, x.dtype().size_in_bytes());
-            work::linear(rows, inputs, outputs, self.bias.is_some(), bytes)
+            let bias = self.bias.is_some();
+            work::linear(rows, inputs, outputs, bias, bytes, self.weight.int8())
         };
         op::run(work, || {
             let x = x.contiguous()?;

@@ -5,13 +5,14 @@
 //! against a plain f64 reference. Images are kept channels-last, `[B, H, W, C]`: a pixel's channels
 //! are neighbours, so a transformer reads an image as `[B, H·W, C]` without a transpose, and a
 //! convolution is a matrix product over pixels. What an operation has to do at given sizes stands in
-//! [`work`]; each tells it to [`crate::measure::op`].
+//! [`work`], and what its CPU path holds for itself meanwhile in [`workspace`]; each tells its work to
+//! [`crate::measure::op`].
 
 mod activation;
 mod add;
 mod attention;
 mod conv2d;
-mod cpu;
+pub(crate) mod cpu;
 mod embedding;
 mod group_norm;
 pub mod int8;
@@ -20,10 +21,12 @@ mod linear;
 mod movement;
 pub(crate) mod weight;
 pub mod work;
+pub mod workspace;
 
 pub use activation::{Activation, activation, geglu};
 pub use add::{add, add_by_image, add_to_each};
 pub use attention::{Mask, attention};
+pub(crate) use conv2d::out_size;
 pub use conv2d::{Conv2d, Padding};
 pub use embedding::{Embedding, SinusoidConfig, sinusoid};
 pub use group_norm::{GroupNorm, Moments};

@@ -18,6 +18,16 @@ pub enum Weight {
     Int8(Arc<Int8Weights>),
 }
 
+impl Weight {
+    /// How it is quantised, if it is.
+    pub fn int8(&self) -> Option<Scheme> {
+        match self {
+            Self::Float(_) => None,
+            Self::Int8(weights) => Some(weights.scheme()),
+        }
+    }
+}
+
 /// Beside a layer's `weight`, says that it is int8: its scales, `[out]`.
 pub const SCALE: &str = "weight_scale";
 

@@ -7,6 +7,7 @@ mod on_load;
 mod save;
 mod stored;
 
+use candle_core::{CpuStorage, Storage, Tensor};
 use rayon::prelude::*;
 
 pub use crate::ops::int8::Scheme;
@@ -70,6 +71,11 @@ impl Default for Selection {
 }
 
 impl Selection {
+    /// All but layers with these parts.
+    pub fn of(kept: Vec<String>) -> Self {
+        Self { kept }
+    }
+
     /// The default with more parts kept in floating point, and others not.
     ///
     /// # Errors
@@ -134,6 +140,17 @@ pub fn quantise_weight(weight: &[f32], outputs: usize) -> (Vec<i8>, Vec<f32>) {
         .zip(&mut scales)
         .for_each(|((q, w), scale)| *scale = quantise_row(w, q));
     (values, scales)
+}
+
+/// [`quantise_weight`] of a float32 tensor on the CPU, read where it lies.
+fn quantise_tensor(weight: &Tensor, outputs: usize) -> candle_core::Result<(Vec<i8>, Vec<f32>)> {
+    let (storage, layout) = weight.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => {
+            Ok(quantise_weight(&values[start..end], outputs))
+        }
+        _ => candle_core::bail!("weights are quantised in float32 on the CPU"),
+    }
 }
 
 #[cfg(test)]

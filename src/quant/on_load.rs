@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result, Shape, Tensor};
 use candle_nn::Init;
 use candle_nn::var_builder::SimpleBackend;
 
-use super::{Scheme, Selection, quantise_weight};
+use super::{Scheme, Selection, quantise_tensor};
 use crate::ops::weight::{INT8_ACTIVATIONS, SCALE};
 
 /// A checkpoint whose selected layers are int8.
@@ -64,8 +64,8 @@ impl SimpleBackend for OnLoad {
                 let weight = self
                     .inner
                     .get(shape.clone(), name, init, DType::F32, &Device::Cpu)?;
-                let wide = weight.flatten_all()?.to_vec1::<f32>()?;
-                let (values, scales) = quantise_weight(&wide, outputs);
+                let (values, scales) = quantise_tensor(&weight, outputs)?;
+                drop(weight);
                 if scales.iter().any(|scale| !scale.is_finite()) {
                     candle_core::bail!("{name} holds NaN or infinity, which int8 cannot keep")
                 }

@@ -10,7 +10,7 @@ use safetensors::Dtype;
 use safetensors::tensor::View;
 
 use super::stored::{KEY, QuantConfig};
-use super::{Scheme, Selection, quantise_weight};
+use super::{Scheme, Selection, quantise_tensor};
 use crate::config::FILE;
 use crate::error::{Error, Result};
 use crate::ops::weight::SCALE;
@@ -186,7 +186,7 @@ impl State<'_> {
     /// Quantises a weight, keeps its scales.
     fn quantise(&self, name: &str, outputs: usize) -> Result<Vec<i8>> {
         let weight = self.mapped.whole(name, DType::F32)?;
-        let (values, scales) = quantise_weight(&weight.flatten_all()?.to_vec1()?, outputs);
+        let (values, scales) = quantise_tensor(&weight, outputs)?;
         if scales.iter().any(|scale| !scale.is_finite()) {
             let problem = format!("tensor `{name}` holds NaN or infinity, which int8 cannot keep");
             return Err(Error::checkpoint(self.mapped.place(), problem));

@@ -240,7 +240,7 @@ fn load_resnet(
 }
 
 /// Source: diffusers, `models/downsampling.py`, `Downsample2D`.
-fn halving(padding: usize) -> Padding {
+pub(crate) fn halving(padding: usize) -> Padding {
     match padding {
         0 => Padding {
             bottom: 1,

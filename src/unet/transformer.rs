@@ -130,12 +130,12 @@ impl TransformerBlock {
 
     /// x [B, H·W, C] → [B, H·W, C]
     fn forward(&self, x: &Tensor, context: &KeyValues) -> Result<Tensor> {
-        let normed = self.norm1.forward(x)?;
-        let x = add(
-            x,
-            &self.attn1.forward(&normed, &self.attn1.project(&normed)?)?,
-        )?;
-        let x = add(&x, &self.attn2.forward(&self.norm2.forward(&x)?, context)?)?;
+        let mut x = {
+            let normed = self.norm1.forward(x)?;
+            let key_values = self.attn1.project(&normed)?;
+            add(x, &self.attn1.forward(&normed, &key_values)?)?
+        };
+        x = add(&x, &self.attn2.forward(&self.norm2.forward(&x)?, context)?)?;
         let inner = geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?; // [B, H·W, 4C]
         Ok(add(&x, &self.ff_out.forward(&inner)?)?)
     }

@@ -12,7 +12,7 @@ const OVERLAP: f64 = 0.25;
 
 /// Where tiles of edge `tile` begin along an edge of `length`, so that neighbours share at least
 /// [`OVERLAP`] of a tile and none reaches beyond the end.
-fn tile_starts(length: usize, tile: usize) -> Vec<usize> {
+pub(crate) fn tile_starts(length: usize, tile: usize) -> Vec<usize> {
     if tile >= length {
         return vec![0];
     }
@@ -108,12 +108,12 @@ impl Vae {
         let sample = upsample_nearest(&x, tile.min(height), tile.min(width))?;
         let moments = self.decoder.tail_moments(sample)?;
         let columns = tiles(width, tile, factor);
-        let mut rows = Vec::new();
+        let mut image = None;
         let mut done = 0;
         let device = latents.device();
         for (top, tile_height, row_weights) in tiles(height, tile, factor) {
             let down = Tensor::from_vec(row_weights, (1, tile_height * factor, 1, 1), device)?;
-            let mut row = Vec::new();
+            let mut row = None;
             for (left, tile_width, weights) in &columns {
                 let part = x
                     .narrow(1, top, tile_height)?
@@ -127,22 +127,23 @@ impl Vae {
                     Tensor::from_vec(weights.clone(), (1, 1, tile_width * factor, 1), device)?;
                 let part = part.broadcast_mul(&across)?.broadcast_mul(&down)?;
                 let right = (width - left - tile_width) * factor;
-                row.push(part.pad_with_zeros(2, left * factor, right)?);
+                row = plus(row, part.pad_with_zeros(2, left * factor, right)?)?;
             }
-            let row = sum(row)?;
-            rows.push(row.pad_with_zeros(
-                1,
-                top * factor,
-                (height - top - tile_height) * factor,
-            )?);
+            let row: Tensor = row.expect("a row has at least one tile");
+            let below = (height - top - tile_height) * factor;
+            image = plus(image, row.pad_with_zeros(1, top * factor, below)?)?;
         }
-        to_channels_first(&sum(rows)?, DType::F32).map_err(Into::into) // [B, 3, H, W]
+        let image: Tensor = image.expect("an image has at least one row of tiles");
+        to_channels_first(&image, DType::F32).map_err(Into::into) // [B, 3, H, W]
     }
 }
 
-fn sum(parts: Vec<Tensor>) -> Result<Tensor> {
-    let sum = parts.into_iter().map(Ok).reduce(|sum, part| sum? + part?);
-    Ok(sum.expect("an image has at least one tile")?)
+/// The sum so far with one more part.
+fn plus(sum: Option<Tensor>, part: Tensor) -> Result<Option<Tensor>> {
+    Ok(Some(match sum {
+        None => part,
+        Some(sum) => (sum + part)?,
+    }))
 }
 
 #[cfg(test)]

@@ -87,9 +87,9 @@ pub struct Args {
     )]
     pub seed: Option<Seed>,
 
-    /// Images to make [default: 1]
-    #[arg(long, value_name = "N", help_heading = "Image")]
-    pub count: Option<usize>,
+    /// Images to make; `auto`: 4 to 64, as many as fit in free memory, or 1 [default: 1]
+    #[arg(long, value_name = "N|auto", help_heading = "Image")]
+    pub count: Option<Count>,
 
     /// Start from this picture (PNG, JPEG, WebP), resized to the image's size
     #[arg(long, value_name = "FILE", help_heading = "Image")]
@@ -203,6 +203,39 @@ pub struct Args {
     pub quiet: bool,
 }
 
+/// A number of images as typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// So many.
+    Of(usize),
+    /// As free memory allows.
+    Auto,
+}
+
+impl Count {
+    /// The number, where one was typed.
+    pub fn number(self) -> Option<usize> {
+        match self {
+            Self::Of(count) => Some(count),
+            Self::Auto => None,
+        }
+    }
+}
+
+impl FromStr for Count {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            number => number
+                .parse()
+                .map(Self::Of)
+                .map_err(|_| "a count is a whole number, or `auto`".into()),
+        }
+    }
+}
+
 /// A seed as typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seed {
@@ -249,7 +282,8 @@ fn rng() -> impl TypedValueParser<Value = Rng> {
     one_of([("torch", Rng::Torch), ("philox", Rng::Philox)])
 }
 
-fn scheduler() -> impl TypedValueParser<Value = SchedulerKind> {
+/// Parser of a sampler's name.
+pub fn scheduler() -> impl TypedValueParser<Value = SchedulerKind> {
     one_of(SchedulerKind::ALL.map(|kind| (kind.name(), kind)))
 }
 
@@ -271,7 +305,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seeds_and_crops_are_read_or_refused() {
+    fn counts_seeds_and_crops_are_read_or_refused() {
+        assert_eq!("3".parse(), Ok(Count::Of(3)));
+        assert_eq!("auto".parse(), Ok(Count::Auto));
+        for bad in ["-1", "all", ""] {
+            assert!(bad.parse::<Count>().is_err(), "{bad}");
+        }
         assert_eq!("7".parse(), Ok(Seed::Fixed(7)));
         assert_eq!("random".parse(), Ok(Seed::Random));
         for bad in ["-1", "1.5", "18446744073709551616", ""] {

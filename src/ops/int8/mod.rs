@@ -143,15 +143,50 @@ impl Packed {
         }
     }
 
-    /// Bytes that it takes.
-    pub fn bytes(&self) -> usize {
-        self.values.len() + 4 * (self.sums.len() + self.scales.len())
+    /// Bytes that a weight of [out, in, taps] takes.
+    pub fn bytes(kernel: Kernel, [outputs, inputs, taps]: [usize; 3]) -> usize {
+        let layout = kernel.layout();
+        let columns = outputs.next_multiple_of(COLUMNS);
+        let values = columns * taps * inputs.next_multiple_of(layout.group());
+        let sums = match layout.offset() {
+            0 => 0,
+            _ => columns * taps,
+        };
+        values + 4 * (sums + outputs)
     }
 }
 
 /// Bytes of activations that a task holds in its kernel's layout, at most (unless one tile is more):
 /// they stay in the second-level cache while the weights pass.
 const BLOCK_BYTES: usize = 1 << 18;
+
+/// Bytes of an activation row at one tap in the kernel's layout.
+fn tap_bytes(kernel: Kernel, inputs: usize) -> usize {
+    let layout = kernel.layout();
+    inputs.next_multiple_of(layout.group()) * layout.activation_bytes()
+}
+
+/// Rows of a task, in whole tiles: few enough that every thread gets several tasks.
+fn block_rows(kernel: Kernel, rows: usize, row_bytes: usize, threads: usize) -> usize {
+    let fair = rows.div_ceil(4 * threads);
+    let block = (BLOCK_BYTES / row_bytes).min(fair).max(1);
+    block.next_multiple_of(kernel.rows())
+}
+
+/// What quantising rows and [`product`] hold besides input and result, in bytes: the rows in int8,
+/// and the blocks that `threads` threads lay out.
+pub(super) fn workspace(
+    (in_rows, out_rows): (usize, usize),
+    inputs: usize,
+    taps: usize,
+    threads: usize,
+) -> usize {
+    let kernel = Kernel::best();
+    let row_bytes = taps * tap_bytes(kernel, inputs);
+    let block = block_rows(kernel, out_rows, row_bytes, threads);
+    let tasks = threads.min(out_rows.div_ceil(block));
+    in_rows * (inputs + 4) + tasks * block * (row_bytes + 4 * taps)
+}
 
 /// `out[row, o] = Σ taps (Σ inputs q · w) · scale(pixel of the tap) · scale(o) + bias(o)`. `pixel`
 /// says which row of `x` a tap of an output row reads, if any.
@@ -171,15 +206,12 @@ pub fn product(
     } = *weight;
     assert_eq!(x.width, inputs);
     let layout = kernel.layout();
-    let (group, tile_rows) = (layout.group(), kernel.rows());
-    let groups = inputs.div_ceil(group);
-    let tap_bytes = groups * group * layout.activation_bytes();
+    let tile_rows = kernel.rows();
+    let groups = inputs.div_ceil(layout.group());
+    let tap_bytes = tap_bytes(kernel, inputs);
     let row_bytes = taps * tap_bytes;
     let rows = out.len() / outputs;
-    // Enough tasks for all threads, in whole tiles.
-    let fair = rows.div_ceil(4 * rayon::current_num_threads());
-    let block = (BLOCK_BYTES / row_bytes).min(fair).max(1);
-    let block = block.next_multiple_of(tile_rows);
+    let block = block_rows(kernel, rows, row_bytes, rayon::current_num_threads());
     out.par_chunks_mut(block * outputs)
         .enumerate()
         .for_each_init(

@@ -76,11 +76,19 @@ impl Int8Weights {
         })
     }
 
-    /// Bytes that it takes.
-    pub fn bytes(&self) -> usize {
+    /// What it is multiplied by.
+    pub fn scheme(&self) -> Scheme {
         match self {
-            Self::Packed(packed) => packed.bytes(),
-            Self::Wide { values, scales } => values.len() + 4 * scales.len(),
+            Self::Packed(_) => Scheme::W8A8,
+            Self::Wide { .. } => Scheme::W8A16,
+        }
+    }
+
+    /// Bytes that a weight of [out, in, taps] takes on this machine.
+    pub fn bytes(scheme: Scheme, sizes: [usize; 3]) -> usize {
+        match scheme {
+            Scheme::W8A8 => Packed::bytes(Kernel::best(), sizes),
+            Scheme::W8A16 => sizes.iter().product::<usize>() + 4 * sizes[0],
         }
     }
 }

@@ -1,0 +1,242 @@
+//! What was typed after `darkroom bench`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+
+use super::compare;
+use crate::cli::generate::{quant, scheduler};
+use crate::device::DeviceChoice;
+use crate::quant::Scheme;
+use crate::request::{Precision, Size};
+use crate::scheduler::SchedulerKind;
+
+const EXAMPLES: &str = "\
+Examples:
+  darkroom bench
+  darkroom bench --batch 1,4,8 --size 512,1024 --steps 4 --json runs.jsonl --plot runs.svg
+  darkroom bench --by op,step --repeat 5 --trace trace.json     # open it in ui.perfetto.dev
+  darkroom bench compare before.jsonl after.jsonl --fail-above 5
+
+Forecast is the time at the device's limits, achieved the share of them that was reached. A benchmark
+says which commit was built where it was built with DARKROOM_COMMIT set in the environment.";
+
+/// What was typed.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+#[derive(clap::Subcommand, Debug)]
+pub enum Command {
+    /// Say what changed between two benchmarks
+    Compare(compare::Args),
+}
+
+/// What to measure.
+#[derive(clap::Args, Debug)]
+pub struct RunArgs {
+    /// Model name (`darkroom models` lists them) or a folder in diffusers' layout
+    #[arg(long, value_name = "NAME|DIR", default_value = crate::cli::model::DEFAULT_MODEL)]
+    pub model: String,
+
+    /// What to draw
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "a red apple on a blue background",
+        help_heading = "Work"
+    )]
+    pub prompt: String,
+
+    /// Image sizes in pixels, one run each [default: the model's]
+    #[arg(long, value_name = "N|HxW", value_delimiter = ',', help_heading = "Work", value_parser = size)]
+    pub size: Vec<Size>,
+
+    /// Images at once, one run each; `auto` is those of 1, 4, 8, 16, 32, 64 that fit into memory
+    #[arg(
+        long,
+        value_name = "N|auto",
+        value_delimiter = ',',
+        default_value = "1",
+        help_heading = "Work"
+    )]
+    pub batch: Vec<Batch>,
+
+    /// Denoising steps [default: the model's]
+    #[arg(long, value_name = "N", help_heading = "Work")]
+    pub steps: Option<usize>,
+
+    /// Guidance scale; off at 1 and below [default: the model's]
+    #[arg(
+        long,
+        value_name = "X",
+        help_heading = "Work",
+        allow_negative_numbers = true
+    )]
+    pub guidance: Option<f64>,
+
+    /// Sampler [default: the model's]
+    #[arg(long, value_name = "NAME", help_heading = "Work", value_parser = scheduler())]
+    pub scheduler: Option<SchedulerKind>,
+
+    /// f32, bf16 or f16, or by component: text=f32,unet=bf16,vae=f32
+    #[arg(
+        long,
+        value_name = "TYPE",
+        default_value = "f32",
+        help_heading = "Work"
+    )]
+    pub dtype: Precision,
+
+    /// Int8 weights of the UNet, with int8 or float activations [default: none]
+    #[arg(long, value_name = "SCHEME", help_heading = "Work", value_parser = quant())]
+    pub quant: Option<Scheme>,
+
+    /// Decode in overlapping tiles of N latents
+    #[arg(long, value_name = "N", help_heading = "Work")]
+    pub vae_tile: Option<usize>,
+
+    /// Seed of the noise
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Work")]
+    pub seed: u64,
+
+    /// Measured repeats of each run
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "3",
+        help_heading = "Measuring"
+    )]
+    pub repeat: NonZeroUsize,
+
+    /// Repeats before the measured ones
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        help_heading = "Measuring"
+    )]
+    pub warmup: usize,
+
+    /// Besides the stages: their operations, their steps
+    #[arg(
+        long,
+        value_name = "WHAT",
+        value_delimiter = ',',
+        default_value = "stage",
+        help_heading = "Measuring"
+    )]
+    pub by: Vec<By>,
+
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", help_heading = "Machine", default_value_t)]
+    pub device: DeviceChoice,
+
+    /// CPU threads [default: one a core]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub threads: Option<NonZeroUsize>,
+
+    /// Take models from the cache only
+    #[arg(long, help_heading = "Machine")]
+    pub offline: bool,
+
+    /// More models, in the form of darkroom's weights.toml
+    #[arg(long, value_name = "FILE", help_heading = "Machine")]
+    pub weights: Option<PathBuf>,
+
+    /// Write every figure, one JSON object a line, one line a run; `-` prints them in the tables' place
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub json: Option<PathBuf>,
+
+    /// Draw time and memory, measured beside forecast: an SVG or PNG file
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub plot: Option<PathBuf>,
+
+    /// Write the last repeat's timeline as Chrome trace events, which Perfetto shows
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub trace: Option<PathBuf>,
+
+    /// Replace existing files
+    #[arg(long, help_heading = "Output")]
+    pub force: bool,
+
+    /// No progress
+    #[arg(short, long, help_heading = "Output")]
+    pub quiet: bool,
+}
+
+/// Images at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batch {
+    /// This many.
+    Of(usize),
+    /// As many as fit.
+    Auto,
+}
+
+impl FromStr for Batch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Self::Auto),
+            (_, Ok(batch)) => Ok(Self::Of(batch)),
+            _ => Err("not a number of images such as 4, nor `auto`".into()),
+        }
+    }
+}
+
+/// What a time is broken down by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// The table that is always shown.
+    Stage,
+    /// Kinds and sizes of operations.
+    Op,
+    /// Steps of a stage.
+    Step,
+}
+
+/// One edge of a square, or both.
+fn size(text: &str) -> Result<Size, String> {
+    match text.parse() {
+        Ok(edge) => Ok(Size {
+            height_px: edge,
+            width_px: edge,
+        }),
+        Err(_) => text
+            .parse()
+            .map_err(|_| "neither an edge such as 512 nor HEIGHTxWIDTH such as 512x768".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_batches_are_read_or_refused() {
+        let of = |height_px, width_px| {
+            Ok(Size {
+                height_px,
+                width_px,
+            })
+        };
+        assert_eq!(size("512"), of(512, 512));
+        assert_eq!(size("512x768"), of(512, 768));
+        for bad in ["", "x", "512x", "-8"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+        assert_eq!("auto".parse(), Ok(Batch::Auto));
+        assert_eq!("4".parse(), Ok(Batch::Of(4)));
+        assert!("many".parse::<Batch>().is_err());
+    }
+}

@@ -1,0 +1,18 @@
+//! The pool that all CPU work shares.
+
+use std::num::NonZeroUsize;
+
+use anyhow::Context;
+
+/// Sizes the pool, where a size was typed. Called before anything uses it.
+pub fn set(count: Option<NonZeroUsize>) -> anyhow::Result<()> {
+    let Some(count) = count else {
+        return Ok(());
+    };
+    // SAFETY: no other thread runs yet that could read the environment.
+    unsafe { std::env::set_var("RAYON_NUM_THREADS", count.to_string()) }; // candle asks for it
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(count.get())
+        .build_global()
+        .with_context(|| format!("cannot start {count} threads"))
+}

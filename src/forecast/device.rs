@@ -1,0 +1,289 @@
+//! What devices can do at best: GPUs as their datasheets say, this machine's CPU as measured.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use rayon::prelude::*;
+
+use crate::measure::memory;
+use crate::ops::cpu::{Rows, Threads, gemm_nn};
+use crate::ops::int8::kernel::Kernel;
+use crate::ops::int8::{Packed, Quantised, product};
+use crate::request::Dtype;
+
+/// A device's limits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Device {
+    /// As it is called on the command line.
+    pub name: Cow<'static, str>,
+    /// What it is.
+    pub title: Cow<'static, str>,
+    /// Floating-point operations in a second.
+    pub peaks: Peaks,
+    /// Bytes moved to and from its memory in a second.
+    pub bytes_per_s: f64,
+    /// Memory: installed on a GPU, free on a CPU.
+    pub memory_bytes: u64,
+    /// Where the numbers are from.
+    pub source: &'static str,
+}
+
+/// Floating-point operations in a second, a multiply-accumulate being two; `None` where the device
+/// has no unit for a type. Matrix products of dense matrices: what sparsity would double is not
+/// counted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Peaks {
+    /// float32 at full precision, and all arithmetic that is no matrix product.
+    pub f32: f64,
+    /// float32 kept, products rounded to TensorFloat-32: another result, so never assumed.
+    pub tf32: Option<f64>,
+    /// float16, sums in float32.
+    pub f16: f64,
+    /// bfloat16, sums in float32.
+    pub bf16: f64,
+    /// 8-bit integers.
+    pub int8: Option<f64>,
+    /// 8-bit floating point, sums in float32.
+    pub fp8: Option<f64>,
+}
+
+impl Peaks {
+    /// Of matrix products in a type.
+    pub fn of(&self, dtype: Dtype) -> f64 {
+        match dtype {
+            Dtype::F32 => self.f32,
+            Dtype::F16 => self.f16,
+            Dtype::Bf16 => self.bf16,
+        }
+    }
+}
+
+const TERA: f64 = 1e12;
+
+/// TFLOP/s of f32, TF32, f16 and bf16 alike, int8, fp8 (0: none).
+const fn peaks([f32, tf32, half, int8, fp8]: [f64; 5]) -> Peaks {
+    const fn some(tera: f64) -> Option<f64> {
+        if tera > 0.0 { Some(tera * TERA) } else { None }
+    }
+    Peaks {
+        f32: f32 * TERA,
+        tf32: some(tf32),
+        f16: half * TERA,
+        bf16: half * TERA,
+        int8: some(int8),
+        fp8: some(fp8),
+    }
+}
+
+const fn gpu(
+    [name, title]: [&'static str; 2],
+    tera: [f64; 5],
+    gigabytes_per_s: f64,
+    gigabytes: u64,
+    source: &'static str,
+) -> Device {
+    Device {
+        name: Cow::Borrowed(name),
+        title: Cow::Borrowed(title),
+        peaks: peaks(tera),
+        bytes_per_s: gigabytes_per_s * 1e9,
+        memory_bytes: gigabytes * 1_000_000_000,
+        source,
+    }
+}
+
+/// GPUs of data centres and desks. Where a datasheet gives figures with sparsity only, half of them
+/// stands here. Memory is in decimal gigabytes as written there; drivers keep a little of it.
+pub static GPUS: [Device; 9] = [
+    gpu(
+        ["h100", "NVIDIA H100 SXM"],
+        [66.9, 494.7, 989.4, 1978.9, 1978.9],
+        3350.0,
+        80,
+        "NVIDIA H100 Tensor Core GPU datasheet; architecture whitepaper V1.04, table 2",
+    ),
+    gpu(
+        ["h800", "NVIDIA H800 SXM"],
+        [66.9, 494.7, 989.4, 1978.9, 1978.9],
+        3350.0,
+        80,
+        "as H100 SXM: NVLink and float64 are what is cut (NVIDIA H800 datasheet)",
+    ),
+    gpu(
+        ["h200", "NVIDIA H200 SXM"],
+        [66.9, 494.7, 989.4, 1978.9, 1978.9],
+        4800.0,
+        141,
+        "NVIDIA H200 Tensor Core GPU datasheet",
+    ),
+    gpu(
+        ["a100", "NVIDIA A100 80GB SXM"],
+        [19.5, 156.0, 312.0, 624.0, 0.0],
+        2039.0,
+        80,
+        "NVIDIA A100 Tensor Core GPU datasheet",
+    ),
+    gpu(
+        ["l40s", "NVIDIA L40S"],
+        [91.6, 183.0, 362.05, 733.0, 733.0],
+        864.0,
+        48,
+        "NVIDIA L40S datasheet",
+    ),
+    gpu(
+        ["l4", "NVIDIA L4"],
+        [30.3, 60.0, 121.0, 242.5, 242.5],
+        300.0,
+        24,
+        "NVIDIA L4 datasheet, half of its figures with sparsity",
+    ),
+    gpu(
+        ["rtx-4090", "NVIDIA GeForce RTX 4090"],
+        [82.6, 82.6, 165.2, 660.6, 330.3],
+        1008.0,
+        24,
+        "NVIDIA Ada GPU architecture whitepaper V2.01, appendix A (float32 accumulation)",
+    ),
+    gpu(
+        ["rtx-3090", "NVIDIA GeForce RTX 3090"],
+        [35.6, 35.6, 71.0, 284.0, 0.0],
+        936.0,
+        24,
+        "NVIDIA Ampere GA102 architecture whitepaper V2.0, appendix A (float32 accumulation)",
+    ),
+    gpu(
+        ["b200", "NVIDIA B200 (HGX, 1000 W)"],
+        [80.0, 1100.0, 2250.0, 4500.0, 4500.0],
+        8000.0,
+        180,
+        "NVIDIA Blackwell architecture technical brief and HGX B200 datasheet",
+    ),
+];
+
+/// Edge of the square matrices whose product is timed: 12 MiB in all, which stay in the last cache.
+const GEMM_EDGE: usize = 1024;
+
+/// Values copied at once, 128 MiB: more than the caches hold.
+const COPY_VALUES: usize = 32 << 20;
+
+/// How long each of the two limits is looked for.
+const LOOK_FOR: Duration = Duration::from_millis(300);
+
+impl Device {
+    /// A GPU of the table by its name.
+    pub fn gpu(name: &str) -> Option<Self> {
+        GPUS.iter().find(|device| device.name == name).cloned()
+    }
+
+    /// This machine's CPU with all threads of the pool: the best of several float32 matrix products
+    /// and of several copies, in about a second. Half precision computes in float32 here.
+    pub fn this_cpu() -> Self {
+        let (flops_per_s, int8_per_s, bytes_per_s) =
+            rayon::scope(|_| (product_limit(), int8_limit(), copy_limit()));
+        Self {
+            name: "cpu".into(),
+            title: format!("this CPU, {} threads", rayon::current_num_threads()).into(),
+            peaks: Peaks {
+                f32: flops_per_s,
+                tf32: None,
+                f16: flops_per_s,
+                bf16: flops_per_s,
+                int8: Some(int8_per_s),
+                fp8: None,
+            },
+            bytes_per_s,
+            memory_bytes: memory::available_bytes().unwrap_or(0),
+            source: "measured: float32 and int8 matrix products and copy on all threads",
+        }
+    }
+
+    /// Whether it is a CPU.
+    pub fn is_cpu(&self) -> bool {
+        self.name == "cpu"
+    }
+}
+
+/// Floating-point operations in a second of the product that the operations use.
+fn product_limit() -> f64 {
+    let n = GEMM_EDGE;
+    let (a, b) = (vec![0.5f32; n * n], vec![0.25f32; n * n]);
+    let mut out = vec![0f32; n * n];
+    let seconds = best(|| {
+        let (a, b) = (Rows::dense(&a, n), Rows::dense(&b, n));
+        gemm_nn(&mut out, n, 0.0, a, b, Threads::All);
+        std::hint::black_box(&mut out);
+    });
+    2.0 * (n * n * n) as f64 / seconds
+}
+
+/// Integer operations in a second of the int8 product that the operations use.
+fn int8_limit() -> f64 {
+    let n = GEMM_EDGE;
+    let x = Quantised::rows(&vec![0.5f32; n * n], n);
+    let (values, scales) = (vec![77i8; n * n], vec![0.01f32; n]);
+    let weight = Packed::new(Kernel::best(), &values, &scales, [n, n, 1]);
+    let mut out = vec![0f32; n * n];
+    let seconds = best(|| {
+        product(&mut out, &x, &weight, None, |row, _| Some(row));
+        std::hint::black_box(&mut out);
+    });
+    2.0 * (n * n * n) as f64 / seconds
+}
+
+/// Bytes read and written in a second by a copy on all threads.
+fn copy_limit() -> f64 {
+    let from = vec![1f32; COPY_VALUES];
+    let mut to = vec![0f32; COPY_VALUES];
+    let part = COPY_VALUES.div_ceil(rayon::current_num_threads());
+    let seconds = best(|| {
+        to.par_chunks_mut(part)
+            .zip(from.par_chunks(part))
+            .for_each(|(to, from)| to.copy_from_slice(from));
+        std::hint::black_box(&mut to);
+    });
+    (2 * COPY_VALUES * size_of::<f32>()) as f64 / seconds
+}
+
+/// The shortest of at least three runs; the first, which touches new memory, is not timed.
+fn best(mut run: impl FnMut()) -> f64 {
+    run();
+    let began = Instant::now();
+    let mut shortest = f64::INFINITY;
+    let mut runs = 0;
+    while runs < 3 || began.elapsed() < LOOK_FOR {
+        let began = Instant::now();
+        run();
+        shortest = shortest.min(began.elapsed().as_secs_f64());
+        runs += 1;
+    }
+    shortest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_order() {
+        for device in &GPUS {
+            let Device { name, peaks, .. } = device;
+            assert_eq!(Device::gpu(name).as_ref(), Some(device));
+            assert!(peaks.f32 < peaks.f16 && peaks.f16 == peaks.bf16, "{name}");
+            assert!(peaks.tf32.is_some_and(|tf32| tf32 >= peaks.f32), "{name}");
+            assert!(peaks.int8.is_some_and(|int8| int8 > peaks.f16), "{name}");
+            assert!((2e11..1e13).contains(&device.bytes_per_s), "{name}");
+            assert!(device.memory_bytes >= 24_000_000_000 && !device.source.is_empty());
+        }
+        assert_eq!(Device::gpu("abacus"), None);
+    }
+
+    #[test]
+    fn this_cpu_has_limits_of_a_cpu_and_is_measured_quickly() {
+        let began = Instant::now();
+        let cpu = Device::this_cpu();
+        let took = began.elapsed();
+        assert!((1e8..1e14).contains(&cpu.peaks.f32), "{cpu:?}");
+        assert!((1e8..1e13).contains(&cpu.bytes_per_s), "{cpu:?}");
+        assert!(cpu.is_cpu() && took < Duration::from_secs(30), "{took:?}");
+    }
+}

@@ -1,0 +1,227 @@
+//! Tensors without values, on a heap that is only counted.
+//!
+//! A walk written like the real forward, with the same variables, drops its tensors where that drops
+//! them, so the heap's peak is the real one.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use candle_core::DType;
+
+use super::MemoryForecast;
+use crate::measure::op::Work;
+use crate::ops::workspace::gemm_slab;
+
+/// The counted heap, and the operations that ran on it.
+#[derive(Clone, Debug)]
+pub struct Heap {
+    ledger: Rc<RefCell<Ledger>>,
+    threads: usize,
+}
+
+#[derive(Debug, Default)]
+struct Ledger {
+    live: u64,
+    peak: u64,
+    workspace_at_peak: u64,
+    ops: BTreeMap<Work, usize>,
+    /// Each operation is booked so many times.
+    times: usize,
+    multiplied: bool,
+}
+
+impl Ledger {
+    fn touch(&mut self, bytes: u64, workspace: u64) {
+        if bytes > self.peak {
+            (self.peak, self.workspace_at_peak) = (bytes, workspace);
+        }
+    }
+}
+
+impl Heap {
+    /// An empty heap of a process that computes on `threads` threads.
+    pub fn new(threads: usize) -> Self {
+        let ledger = Ledger {
+            times: 1,
+            ..Ledger::default()
+        };
+        Self {
+            ledger: Rc::new(RefCell::new(ledger)),
+            threads,
+        }
+    }
+
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Bytes that are there until the heap's end.
+    pub fn keep(&self, bytes: usize) {
+        let mut ledger = self.ledger.borrow_mut();
+        ledger.live += bytes as u64;
+        let live = ledger.live;
+        ledger.touch(live, 0);
+    }
+
+    /// Bytes that are there only now.
+    pub fn pass(&self, bytes: usize) {
+        let mut ledger = self.ledger.borrow_mut();
+        let most = ledger.live + bytes as u64;
+        ledger.touch(most, 0);
+    }
+
+    /// Runs an operation that holds `workspace` bytes besides its inputs and its result.
+    pub fn run(&self, work: Work, workspace: usize, dims: Vec<usize>, dtype: DType) -> Tensor {
+        let mut ledger = self.ledger.borrow_mut();
+        if work.macs > 0 && !ledger.multiplied {
+            ledger.multiplied = true;
+            ledger.live += (self.threads * gemm_slab()) as u64;
+        }
+        let times = ledger.times;
+        *ledger.ops.entry(work).or_default() += times;
+        let (result, workspace) = (bytes_of(&dims, dtype), workspace as u64);
+        let most = ledger.live + result + workspace;
+        ledger.touch(most, workspace);
+        drop(ledger);
+        self.tensor(dims, dtype)
+    }
+
+    /// A tensor of its own memory.
+    pub fn tensor(&self, dims: impl Into<Vec<usize>>, dtype: DType) -> Tensor {
+        let dims = dims.into();
+        let bytes = bytes_of(&dims, dtype);
+        self.keep(bytes as usize);
+        Tensor {
+            dims,
+            dtype,
+            block: Rc::new(Block {
+                heap: self.clone(),
+                bytes,
+            }),
+        }
+    }
+
+    /// Walks what runs `times` times in succession, once.
+    pub fn repeated<T>(&self, times: usize, walk: impl FnOnce() -> T) -> T {
+        let before = std::mem::replace(&mut self.ledger.borrow_mut().times, times);
+        let value = walk();
+        self.ledger.borrow_mut().times = before;
+        value
+    }
+
+    /// Operations and memory since the last call, and a new beginning.
+    pub fn take(&self, resident: u64) -> (BTreeMap<Work, usize>, MemoryForecast) {
+        let mut ledger = self.ledger.borrow_mut();
+        let memory = MemoryForecast {
+            resident,
+            peak: ledger.peak,
+            workspace_at_peak: ledger.workspace_at_peak,
+        };
+        (ledger.peak, ledger.workspace_at_peak) = (ledger.live, 0);
+        (std::mem::take(&mut ledger.ops), memory)
+    }
+
+    /// Bytes held now.
+    pub fn live(&self) -> u64 {
+        self.ledger.borrow().live
+    }
+}
+
+/// A tensor's shape and type, and its part of the heap.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    dims: Vec<usize>,
+    dtype: DType,
+    block: Rc<Block>,
+}
+
+/// Memory that views share; freed with the last of them.
+#[derive(Debug)]
+struct Block {
+    heap: Heap,
+    bytes: u64,
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.heap.ledger.borrow_mut().live -= self.bytes;
+    }
+}
+
+fn bytes_of(dims: &[usize], dtype: DType) -> u64 {
+    (dims.iter().product::<usize>() * dtype.size_in_bytes()) as u64
+}
+
+impl Tensor {
+    /// Its heap.
+    pub fn heap(&self) -> &Heap {
+        &self.block.heap
+    }
+
+    /// Its type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Its sizes.
+    pub fn dims(&self) -> &[usize] {
+        &self.dims
+    }
+
+    /// Its sizes, of which it has N.
+    pub fn sizes<const N: usize>(&self) -> [usize; N] {
+        self.dims
+            .as_slice()
+            .try_into()
+            .expect("the walks keep the networks' shapes")
+    }
+
+    /// Its last size.
+    pub fn width(&self) -> usize {
+        self.dims.last().copied().unwrap_or(1)
+    }
+
+    /// Its values.
+    pub fn count(&self) -> usize {
+        self.dims.iter().product()
+    }
+
+    /// Bytes of a value.
+    pub fn value_bytes(&self) -> usize {
+        self.dtype.size_in_bytes()
+    }
+
+    /// The same memory in another shape, or a part of it.
+    pub fn view(&self, dims: impl Into<Vec<usize>>) -> Self {
+        Self {
+            dims: dims.into(),
+            ..self.clone()
+        }
+    }
+
+    /// The result of a plain tensor operation: memory of its own, the same shape.
+    pub fn like(&self) -> Self {
+        self.heap().tensor(self.dims.clone(), self.dtype)
+    }
+
+    /// In another type; the same memory if it is this one.
+    pub fn cast(&self, dtype: DType) -> Self {
+        match dtype == self.dtype {
+            true => self.clone(),
+            false => self.heap().tensor(self.dims.clone(), dtype),
+        }
+    }
+
+    /// Side by side along `dim` with others of its shape; itself if there are none.
+    pub fn cat(parts: &[&Tensor], dim: usize) -> Self {
+        let first = parts[0];
+        if parts.len() == 1 {
+            return first.clone();
+        }
+        let mut dims = first.dims.clone();
+        dims[dim] = parts.iter().map(|part| part.dims[dim]).sum();
+        first.heap().tensor(dims, first.dtype)
+    }
+}
