@@ -157,10 +157,18 @@ fn one_device(request: &Request, forecast: &Forecast, fit: &Fit) -> String {
     out += &format!(
         "at least {}, {} images a second at most; bound by {}\n",
         time(total.ms()),
-        digits(fit.images_per_s(request, forecast)),
+        rate(fit.images_per_s(request, forecast)),
         total.limit().map_or(NOTHING, Limit::name),
     );
     out
+}
+
+/// Images a second, of which a CPU makes few.
+fn rate(per_second: f64) -> String {
+    match per_second < 0.1 {
+        true => format!("{per_second:.5}"),
+        false => digits(per_second),
+    }
 }
 
 fn devices(request: &Request, forecast: &Forecast, fits: &[Fit]) -> Vec<Vec<String>> {
@@ -175,7 +183,7 @@ fn devices(request: &Request, forecast: &Forecast, fits: &[Fit]) -> Vec<Vec<Stri
             if fit.fits { "yes" } else { "no" }.into(),
             fit.largest_batch.to_string(),
             time(total.ms()),
-            digits(fit.images_per_s(request, forecast)),
+            rate(fit.images_per_s(request, forecast)),
             total.limit().map_or(NOTHING, Limit::name).into(),
         ]
     });
