@@ -491,7 +491,7 @@ fn what_cannot_be_measured_is_refused_before_anything_is_loaded() {
         (1, "exists already", &["--json", "old.jsonl"][..]),
         (1, "two files", &["--json", "x", "--trace", "x"]),
         (2, ".svg or .png", &["--plot", "p.pdf"]),
-        (2, "--count 0", &["--batch", "0"]),
+        (2, "not a number of images", &["--batch", "0"]),
         (2, "multiple of", &["--size", "65"]),
         (2, "does not fit", &["--batch", "1,9000", "--size", "1024"]),
         (2, "neither an edge", &["--size", "large"]),

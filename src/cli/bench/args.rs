@@ -183,7 +183,7 @@ impl FromStr for Batch {
     fn from_str(text: &str) -> Result<Self, String> {
         match (text, text.parse()) {
             ("auto", _) => Ok(Self::Auto),
-            (_, Ok(batch)) => Ok(Self::Of(batch)),
+            (_, Ok(batch)) if batch > 0 => Ok(Self::Of(batch)),
             _ => Err("not a number of images such as 4, nor `auto`".into()),
         }
     }
@@ -232,6 +232,8 @@ mod tests {
         }
         assert_eq!("auto".parse(), Ok(Batch::Auto));
         assert_eq!("4".parse(), Ok(Batch::Of(4)));
-        assert!("many".parse::<Batch>().is_err());
+        for bad in ["many", "0", "-1"] {
+            assert!(bad.parse::<Batch>().is_err(), "{bad}");
+        }
     }
 }
