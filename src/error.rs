@@ -35,6 +35,10 @@ pub enum Error {
         way_out: String,
     },
 
+    /// The run needs more memory than there is.
+    #[error("{0}")]
+    Memory(String),
+
     /// The device asked for cannot be used.
     #[error("device {device}: {problem}")]
     Device {

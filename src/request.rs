@@ -10,7 +10,7 @@ use crate::scheduler::{SchedulerKind, TimestepSpacing};
 
 /// Longest edge and largest batch that are taken for meant. What memory holds is less.
 const MAX_EDGE_PX: usize = 1 << 15;
-const MAX_COUNT: usize = 10_000;
+pub(crate) const MAX_COUNT: usize = 10_000;
 
 /// Smallest tile of the VAE, in latents: tests/pipeline/tiles.rs measures seams from here on.
 const MIN_TILE: usize = 16;

@@ -622,6 +622,74 @@ fn a_folder_in_diffusers_layout_is_a_model_too() {
 }
 
 #[test]
+fn a_model_can_be_made_up() {
+    let room = Room::new();
+    let warning = "warning: the weights are made up";
+    let synthetic = ["--model", "synthetic:micro"];
+    let said = stderr(&room.generate(&[&[PROMPT, "-o", "x.png"], &synthetic[..]].concat()));
+    assert!(said.contains(warning), "{said}");
+    let receipt = json(&room.run(&["inspect", "x.png", "--json"]));
+    let fingerprint = receipt["model_fingerprint"].as_str().expect("it has one");
+    assert!(fingerprint.starts_with("synthetic-1-"), "{fingerprint}");
+    let request = &receipt["request"];
+    // micro's own, as its entry in weights.toml has them.
+    let defaults = ["model", "width_px", "guidance", "scheduler"].map(|key| request[key].clone());
+    let want: [Value; 4] = [
+        "synthetic:micro".into(),
+        128.into(),
+        4.0.into(),
+        "euler".into(),
+    ];
+    assert_eq!(defaults, want);
+
+    let again = room.run(&["generate", "--from", "x.png", "-o", "y.png"]);
+    assert!(again.status.success(), "{}", stderr(&again));
+    assert!(room.read("x.png") == room.read("y.png"));
+    room.generate(&[PROMPT, "-o", "z.png"]);
+    assert!(room.read("x.png") != room.read("z.png"));
+}
+
+#[test]
+fn a_folder_of_configs_is_enough_to_make_a_model_up() {
+    let room = Room::new();
+    let micro = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/micro");
+    copy(&micro, &room.path("m"));
+    for weights in ["text_encoder/model", "text_encoder_2/model"] {
+        fs::remove_file(room.path(&format!("m/{weights}.safetensors"))).expect("it was there");
+    }
+    for part in ["unet", "vae"] {
+        let weights = format!("m/{part}/diffusion_pytorch_model.safetensors");
+        fs::remove_file(room.path(&weights)).expect("it was there");
+    }
+    for part in ["tokenizer", "tokenizer_2"] {
+        fs::remove_dir_all(room.path(&format!("m/{part}"))).expect("it was there");
+    }
+    let quick = ["--guidance", "4", "--seed", "3"];
+    let drawn = |name: &str, model: &str| {
+        room.generate(&[&[PROMPT, "-o", name, "--model", model], &quick[..]].concat());
+        image::open(room.path(name))
+            .expect("a PNG file")
+            .into_rgb8()
+    };
+    assert!(drawn("a.png", "synthetic:m") == drawn("b.png", "synthetic:micro"));
+    let model = |name| ["generate", "a", "--model", name];
+    room.refuses(1, &["m/text_encoder/model.safetensors"], &model("./m"));
+    for unknown in ["synthetic:sdxl-turbo", "synthetic:nowhere/", "synthetic:"] {
+        room.refuses(
+            1,
+            &[unknown, "micro, sdxl-base, sdxl-refiner"],
+            &model(unknown),
+        );
+    }
+    fs::create_dir(room.path("empty")).expect("room for it");
+    room.refuses(
+        1,
+        &["empty/model_index.json", "missing"],
+        &model("synthetic:empty"),
+    );
+}
+
+#[test]
 fn outputs_are_checked_before_the_work() {
     let room = Room::new();
     fs::write(room.path("x.png"), b"mine").expect("room for it");

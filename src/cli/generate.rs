@@ -12,12 +12,14 @@ use std::time::Instant;
 use crate::config::VaeConfig;
 use crate::device;
 use crate::error::{Error, Result};
+use crate::forecast::{Model, fitting, largest_batch};
 use crate::image_file::{LatentsFile, Receipt, encode_png, read_init_image, read_receipt};
+use crate::measure::memory;
 use crate::measure::timer::StageTimer;
 use crate::observe::Observer;
 use crate::pipeline::{Pipeline, Start, schedule};
 use crate::request::{Dtype, Request};
-use crate::weights::checkpoint::Component;
+use crate::weights::checkpoint::{Checkpoint, Component};
 use anyhow::Context;
 use image::RgbImage;
 
@@ -25,6 +27,7 @@ use super::dump::Dump;
 use super::failure::{say, warn};
 use super::interrupt::Interrupt;
 use super::{model, models, progress, stdout, threads, whole_file};
+use args::Count;
 pub use args::{Args, scheduler};
 use latents::Noise;
 use record::{File, Record};
@@ -49,11 +52,19 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
     let half = request.precision.vae == Dtype::F16;
     let checkpoint = found.checkpoint(half, args.offline, args.quiet)?;
+    if checkpoint.is_synthetic() {
+        warn("the weights are made up: time and memory are the model's, the picture is noise");
+    }
     let vae = VaeConfig::load(checkpoint.folder(Component::Vae)?)?;
     request.latent_size(vae.factor())?;
     if let Some((path, _, noise)) = &noise {
         noise.fits(path, &request, &vae)?;
     }
+    if device.is_cpu() {
+        fit(&args, &checkpoint, &mut request)?;
+    }
+    // The count may be another one now.
+    output::paths(args.output.as_deref(), &request, args.force)?;
     let sampler = schedule(&checkpoint, &request)?.kind;
     let fingerprint = checkpoint.fingerprint()?;
     if let Some(receipt) = &receipt {
@@ -117,6 +128,28 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         .try_for_each(|path| stdout::line(path.display().to_string()))
 }
 
+/// Images that `--count auto` makes where memory allows: below the least there is one at a time.
+const AUTO_COUNT: std::ops::RangeInclusive<usize> = 4..=64;
+
+/// Takes the count from free memory where `auto` was typed; refuses a run that memory cannot hold.
+fn fit(args: &Args, checkpoint: &Checkpoint, request: &mut Request) -> Result<()> {
+    let Some(free_bytes) = memory::available_bytes() else {
+        return Ok(());
+    };
+    let model = Model::of(checkpoint)?;
+    let threads = rayon::current_num_threads();
+    if args.count == Some(Count::Auto) {
+        let most = largest_batch(&model, request, threads, free_bytes)?;
+        request.count = match most < *AUTO_COUNT.start() {
+            true => 1,
+            false => most.min(*AUTO_COUNT.end()),
+        };
+        request.validate()?;
+    }
+    fitting(&model, request, threads, free_bytes)?;
+    Ok(())
+}
+
 /// File, first row and noise of `--latents` or of the receipt; its rows set a count that was not
 /// typed.
 fn noise(
@@ -125,6 +158,11 @@ fn noise(
     request: &mut Request,
 ) -> Result<Option<(PathBuf, usize, Noise)>> {
     if let Some(path) = &args.latents {
+        if args.count == Some(Count::Auto) {
+            let text =
+                "--count auto beside --latents: the file's rows are the images, leave it out";
+            return Err(Error::Request(text.into()));
+        }
         let noise = Noise::read(path)?;
         if args.count.is_none() {
             request.count = noise.rows();

@@ -11,6 +11,7 @@ mod interrupt;
 mod man;
 mod model;
 mod models;
+mod plan;
 mod progress;
 mod stdout;
 mod threads;
@@ -40,6 +41,8 @@ enum Command {
     /// Make images from a prompt
     #[command(visible_alias = "g")]
     Generate(Box<generate::Args>),
+    /// Tell whether a run fits in memory, and how long it takes at best, before anything is loaded
+    Plan(plan::Args),
     /// Measure a model: time and memory by stage, beside what they should be
     Bench(Box<bench::Args>),
     /// Show how an image was made
@@ -58,6 +61,7 @@ enum Command {
 pub fn main() -> ExitCode {
     failure::guard(|| match Cli::parse().command {
         Command::Generate(args) => generate::run(*args),
+        Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(*args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Models(args) => models::run(args),

@@ -9,7 +9,9 @@ use crate::request::Size;
 use crate::scheduler::{SchedulerKind, TimestepSpacing};
 use crate::weights::checkpoint::{Checkpoint, Component};
 use crate::weights::fetch::{self, FetchEvent, FetchOptions};
+use crate::weights::folder::Folder;
 use crate::weights::manifest::{Manifest, ManifestError, Model, Source};
+use crate::weights::synthetic;
 use anyhow::Context;
 
 /// The model where none is named: it is in the binary.
@@ -34,10 +36,18 @@ pub enum Found {
     Named(Box<Manifest>, Model),
     /// A folder, opened.
     Folder(String, Checkpoint),
+    /// Made up, with the defaults of the manifest's entry if it is named like one.
+    Synthetic(String, Option<Model>, Checkpoint),
 }
+
+/// Before a model's name or folder, asks for its shapes with made-up weights.
+const SYNTHETIC: &str = "synthetic:";
 
 /// Finds a model by name, else as a folder.
 pub fn find(manifest: Manifest, name: &str) -> Result<Found> {
+    if let Some(shapes) = name.strip_prefix(SYNTHETIC) {
+        return find_synthetic(&manifest, shapes);
+    }
     let unknown = match manifest.model(name) {
         Ok(model) => {
             let model = model.clone();
@@ -53,19 +63,41 @@ pub fn find(manifest: Manifest, name: &str) -> Result<Found> {
     }
 }
 
+fn find_synthetic(manifest: &Manifest, name: &str) -> Result<Found> {
+    let model = manifest.model(name).ok();
+    if let Some(model) = model
+        && let Some(configs) = synthetic::models::folder(&model.name)
+    {
+        let name = format!("{SYNTHETIC}{}", model.name);
+        let checkpoint = Checkpoint::synthetic(&configs)?;
+        return Ok(Found::Synthetic(name, Some(model.clone()), checkpoint));
+    }
+    let path = Path::new(name);
+    if !path.is_dir() {
+        let known = synthetic::models::NAMES.join(", ");
+        return Err(Error::checkpoint(
+            format!("{SYNTHETIC}{name}"),
+            format!("`{name}` is neither one of {known} nor a folder in diffusers' layout"),
+        ));
+    }
+    let checkpoint = Checkpoint::synthetic(&Folder::Disk(path.to_owned()))?;
+    let name = format!("{SYNTHETIC}{name}");
+    Ok(Found::Synthetic(name, None, checkpoint))
+}
+
 impl Found {
     /// What a request calls it.
     pub fn name(&self) -> &str {
         match self {
             Found::Named(_, model) => &model.name,
-            Found::Folder(path, _) => path,
+            Found::Folder(name, _) | Found::Synthetic(name, ..) => name,
         }
     }
 
     /// Its defaults, before anything is fetched.
     pub fn defaults(&self) -> anyhow::Result<Defaults> {
         match self {
-            Found::Named(_, model) => {
+            Found::Named(_, model) | Found::Synthetic(_, Some(model), _) => {
                 let known = model.defaults.as_ref().ok_or_else(|| {
                     Error::Request(format!(
                         "`{}` is a part of other models and draws nothing by itself",
@@ -84,7 +116,7 @@ impl Found {
                     timestep_spacing: spacing,
                 })
             }
-            Found::Folder(_, checkpoint) => Ok(Defaults {
+            Found::Folder(_, checkpoint) | Found::Synthetic(_, None, checkpoint) => Ok(Defaults {
                 size: default_size(checkpoint)?,
                 steps: DIFFUSERS_STEPS,
                 guidance: DIFFUSERS_GUIDANCE,
@@ -94,10 +126,35 @@ impl Found {
         }
     }
 
+    /// Its configs, fetched never; its weights may be absent.
+    pub fn configs(self, half: bool) -> anyhow::Result<Checkpoint> {
+        let (manifest, model) = match &self {
+            Found::Named(manifest, model) if model.source != Source::Embedded => (manifest, model),
+            _ => return self.checkpoint(half, true, true),
+        };
+        let options = FetchOptions::from_env().map_err(Error::from)?;
+        let files = fetch::cached_settings(manifest, model, &options).map_err(Error::from)?;
+        let Some(files) = files else {
+            let name = &model.name;
+            let mut problem = format!(
+                "its configs are not in the cache; `darkroom models fetch {name}` brings it"
+            );
+            if synthetic::models::folder(name).is_some() {
+                problem += &format!(
+                    ", and `--model {SYNTHETIC}{name}` has the same shapes and is in this binary"
+                );
+            }
+            return Err(Error::checkpoint(name, problem).into());
+        };
+        Checkpoint::from_files(&files, half).with_context(|| format!("model `{}`", model.name))
+    }
+
     /// Its files, fetched if they are not here.
     pub fn checkpoint(self, half: bool, offline: bool, quiet: bool) -> anyhow::Result<Checkpoint> {
         let (manifest, model) = match self {
-            Found::Folder(_, checkpoint) => return Ok(checkpoint),
+            Found::Folder(_, checkpoint) | Found::Synthetic(_, _, checkpoint) => {
+                return Ok(checkpoint);
+            }
             Found::Named(manifest, model) => (manifest, model),
         };
         if model.source == Source::Embedded {

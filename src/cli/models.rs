@@ -15,8 +15,13 @@ use crate::weights::manifest::{Defaults, Licence, Manifest, Model};
 /// The form of the JSON that this command prints.
 const SCHEMA: u32 = 1;
 
+const SYNTHETIC: &str = "\
+`--model synthetic:NAME` (micro, sdxl-base, sdxl-refiner) or `synthetic:DIR` needs no files: it makes \
+up weights of the model's shapes, to measure time and memory.";
+
 /// List the models known by name, or fetch one
 #[derive(Debug, Args)]
+#[command(after_help = SYNTHETIC)]
 pub struct ModelsArgs {
     #[command(subcommand)]
     command: Option<ModelsCommand>,

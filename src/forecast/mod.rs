@@ -11,6 +11,7 @@
 
 mod clip;
 pub mod device;
+mod fit;
 mod heap;
 mod loader;
 mod model;
@@ -28,6 +29,7 @@ use crate::error::Result;
 use crate::measure::op::Work;
 use crate::observe::Stage;
 use crate::request::{Dtype, Request};
+pub use fit::{WayOut, fitting, largest_batch, ways_out};
 pub use model::Model;
 
 /// What `request` does on `model` where `threads` threads compute. A prompt counts as one chunk of
@@ -98,6 +100,14 @@ impl Forecast {
     /// Values of all weights.
     pub fn parameters(&self) -> u64 {
         self.components.iter().map(|part| part.parameters).sum()
+    }
+}
+
+impl MemoryForecast {
+    /// Of the peak, what is neither weights nor workspace.
+    pub fn activations(&self) -> u64 {
+        self.peak
+            .saturating_sub(self.resident + self.workspace_at_peak)
     }
 }
 

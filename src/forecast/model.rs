@@ -1,7 +1,5 @@
 //! A model as far as a forecast needs it: its configs.
 
-use candle_core::DType;
-
 use super::vocabulary::Vocabulary;
 use crate::config::{ClipConfig, UnetConfig, VaeConfig};
 use crate::error::Result;
@@ -9,15 +7,12 @@ use crate::pipeline::{check_channels, load_scheduler, text_towers};
 use crate::scheduler::SchedulerConfig;
 use crate::weights::checkpoint::{Checkpoint, Component};
 
-/// A checkpoint's configs, the sizes of its vocabularies, and the types that its weights are stored
-/// in where they are there. No weight is read.
+/// A checkpoint's configs and the sizes of its vocabularies. No weight is looked at.
 #[derive(Clone, Debug)]
 pub struct Model {
     pub(super) towers: Vec<Tower>,
     pub(super) unet: UnetConfig,
-    pub(super) unet_stored: Option<DType>,
     pub(super) vae: VaeConfig,
-    pub(super) vae_stored: Option<DType>,
     pub(super) scheduler: SchedulerConfig,
     pub(super) force_zeros_for_empty_prompt: bool,
 }
@@ -28,7 +23,6 @@ pub(super) struct Tower {
     pub component: Component,
     pub config: ClipConfig,
     pub vocabulary: Vocabulary,
-    pub stored: Option<DType>,
 }
 
 impl Model {
@@ -44,7 +38,6 @@ impl Model {
                     component,
                     config: ClipConfig::load(checkpoint.folder(component)?)?,
                     vocabulary: Vocabulary::of(checkpoint.folder(tokenizer)?)?,
-                    stored: checkpoint.stored_dtype(component)?,
                 })
             })
             .collect::<Result<_>>()?;
@@ -54,9 +47,7 @@ impl Model {
         Ok(Self {
             towers,
             unet,
-            unet_stored: checkpoint.stored_dtype(Component::Unet)?,
             vae,
-            vae_stored: checkpoint.stored_dtype(Component::Vae)?,
             scheduler: load_scheduler(checkpoint)?,
             force_zeros_for_empty_prompt: checkpoint.force_zeros_for_empty_prompt(),
         })

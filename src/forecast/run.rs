@@ -114,15 +114,14 @@ impl Run<'_> {
         };
         for tower in &self.model.towers {
             let kept = precision.text_encoder.candle();
-            let mut loader = Loader::new(&self.heap, tower.stored, kept);
+            let mut loader = Loader::new(&self.heap, kept);
             clip::load(&tower.config, projects(tower), &mut loader);
             add(loader, tower.component);
         }
-        let kept = precision.unet.candle();
-        let mut loader = Loader::new(&self.heap, self.model.unet_stored, kept);
+        let mut loader = Loader::new(&self.heap, precision.unet.candle());
         unet::load(unet, &mut loader);
         add(loader, Component::Unet);
-        let mut loader = Loader::new(&self.heap, self.model.vae_stored, self.vae.dtype);
+        let mut loader = Loader::new(&self.heap, self.vae.dtype);
         vae::load(vae, &mut loader);
         add(loader, Component::Vae);
         (components, held)

@@ -8,7 +8,7 @@ use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
 use super::cpu::{Rows, Values, linear_rows, store, task_rows};
-use super::weight::outputs_last;
+use super::weight::{self, outputs_last};
 use super::work;
 use crate::measure::op;
 
@@ -49,13 +49,13 @@ pub struct Conv2d {
 impl Conv2d {
     /// Reads `weight` [out, in, kernel, kernel] and `bias`; stride 1, the image's size kept.
     pub fn load(inputs: usize, outputs: usize, kernel: usize, vb: VarBuilder) -> Result<Self> {
-        let weight = vb.get((outputs, inputs, kernel, kernel), "weight")?;
-        Self::new(
-            &weight,
-            vb.get(outputs, "bias")?,
-            1,
-            Padding::all(kernel / 2),
-        )
+        let shape = [outputs, inputs, kernel, kernel];
+        Ok(Self {
+            weight: weight::load(&shape, &vb)?, // [kernel, kernel, in, out]
+            bias: vb.get(outputs, "bias")?,
+            stride: 1,
+            padding: Padding::all(kernel / 2),
+        })
     }
 
     /// The same convolution with another stride and padding.

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use candle_nn::VarBuilder;
 
 use super::cpu::{Rows, Values, linear_rows, store};
-use super::weight::outputs_last;
+use super::weight::{self, outputs_last};
 use super::work;
 use crate::measure::op;
 
@@ -18,13 +18,16 @@ pub struct Linear {
 impl Linear {
     /// Reads `weight` [out, in] and `bias`.
     pub fn load(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
-        let weight = vb.get((outputs, inputs), "weight")?;
-        Self::new(&weight, Some(vb.get(outputs, "bias")?))
+        Ok(Self {
+            weight: weight::load(&[outputs, inputs], &vb)?, // [in, out]
+            bias: Some(vb.get(outputs, "bias")?),
+        })
     }
 
     /// Reads `weight` [out, in] alone.
     pub fn load_no_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
-        Self::new(&vb.get((outputs, inputs), "weight")?, None)
+        let weight = weight::load(&[outputs, inputs], &vb)?; // [in, out]
+        Ok(Self { weight, bias: None })
     }
 
     /// A layer of the given tensors: weight [out, in], bias `[out]`.

@@ -32,3 +32,7 @@ pub use group_norm::{GroupNorm, Moments};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use movement::{concat_channels, to_channels_first, to_channels_last, upsample_nearest};
+pub use weight::OUTPUTS_LAST;
+
+pub(crate) use cpu::vectorised;
+pub(crate) use weight::Turn;

@@ -2,7 +2,23 @@
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_nn::VarBuilder;
 use rayon::prelude::*;
+
+/// Behind a weight's name, asks a [`VarBuilder`]'s backend for the weight as [`load`] gives it.
+pub const OUTPUTS_LAST: &str = "@outputs_last";
+
+/// Reads `weight`, [out, in, ..kernel] in the checkpoint, as [..kernel, in, out].
+///
+/// A backend that contains `weight` + [`OUTPUTS_LAST`] turns it as it reads it, which saves a copy of
+/// the tensor; one that does not is read as usual.
+pub fn load(shape: &[usize], vb: &VarBuilder) -> Result<Tensor> {
+    let turned = format!("weight{OUTPUTS_LAST}");
+    match vb.device().is_cpu() && vb.contains_tensor(&turned) {
+        true => vb.get(shape, &turned),
+        false => outputs_last(&vb.get(shape, "weight")?),
+    }
+}
 
 /// A checkpoint's weight [out, in, ..kernel] with its outputs side by side: [..kernel, in, out].
 pub fn outputs_last(weight: &Tensor) -> Result<Tensor> {
@@ -11,28 +27,71 @@ pub fn outputs_last(weight: &Tensor) -> Result<Tensor> {
 
 struct OutputsLast;
 
-/// Rows of the result written together, so that the values read for them share cache lines.
+/// The sizes of a weight, and where its values go.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    /// Outputs: the length of a row of the result.
+    pub outputs: usize,
+    /// Values of one output: the rows of the result.
+    pub rows: usize,
+    inputs: usize,
+    taps: usize,
+}
+
+impl Turn {
+    /// Of a weight [out, in, ..kernel].
+    pub fn of(shape: &[usize]) -> Result<Self> {
+        let [outputs, inputs, kernel @ ..] = shape else {
+            candle_core::bail!("weight of {shape:?} has no inputs")
+        };
+        let taps = kernel.iter().product();
+        Ok(Self {
+            outputs: *outputs,
+            rows: inputs * taps,
+            inputs: *inputs,
+            taps,
+        })
+    }
+
+    /// The result's shape, [..kernel, in, out], of a weight of shape `shape`.
+    pub fn shape(shape: &[usize]) -> Vec<usize> {
+        [&shape[2..], &[shape[1], shape[0]]].concat()
+    }
+
+    /// Where a row's value lies among the values of one output.
+    pub fn offset(&self, row: usize) -> usize {
+        row % self.inputs * self.taps + row / self.inputs
+    }
+
+    /// Fills `out` [rows, outputs] from a weight's values; `store` writes values that lie side by
+    /// side in the number type of the result.
+    pub fn fill<S, T>(self, weight: &[S], out: &mut [T], store: impl Fn(&[S], &mut [T]) + Sync)
+    where
+        S: Copy + Default + Sync,
+        T: Send,
+    {
+        out.par_chunks_mut(ROWS * self.outputs.max(1))
+            .enumerate()
+            .for_each_init(Vec::new, |gathered, (block, out)| {
+                gathered.resize(out.len(), S::default());
+                let offsets: [usize; ROWS] = std::array::from_fn(|i| self.offset(block * ROWS + i));
+                for (o, weight) in weight.chunks_exact(self.rows).enumerate() {
+                    let rows = gathered.chunks_exact_mut(self.outputs);
+                    for (row, &offset) in rows.zip(&offsets) {
+                        row[o] = weight[offset];
+                    }
+                }
+                store(gathered, out);
+            });
+    }
+}
+
+/// Rows of the result gathered together, so that the values read for them share cache lines.
 const ROWS: usize = 16;
 
-fn transposed<T: Copy + Default + Send + Sync>(
-    weight: &[T],
-    (outputs, inputs, taps): (usize, usize, usize),
-) -> Vec<T> {
+fn turned<T: Copy + Default + Send + Sync>(weight: &[T], turn: Turn) -> Vec<T> {
     let mut out = vec![T::default(); weight.len()];
-    out.par_chunks_mut(ROWS * outputs.max(1))
-        .enumerate()
-        .for_each(|(block, rows)| {
-            // Where each row's value lies among the values of one output.
-            let offsets: [usize; ROWS] = std::array::from_fn(|i| {
-                let row = block * ROWS + i;
-                row % inputs * taps + row / inputs
-            });
-            for (o, weight) in weight.chunks_exact(inputs * taps).enumerate() {
-                for (row, &offset) in rows.chunks_exact_mut(outputs).zip(&offsets) {
-                    row[o] = weight[offset];
-                }
-            }
-        });
+    turn.fill(weight, &mut out, |values, out| out.copy_from_slice(values));
     out
 }
 
@@ -45,21 +104,17 @@ impl CustomOp1 for OutputsLast {
         let Some((start, end)) = layout.contiguous_offsets() else {
             candle_core::bail!("weight is not contiguous")
         };
-        let [outputs, inputs, kernel @ ..] = layout.dims() else {
-            candle_core::bail!("weight of {:?} has no inputs", layout.dims())
-        };
-        let sizes = (*outputs, *inputs, kernel.iter().product());
+        let turn = Turn::of(layout.dims())?;
         let out = match weight {
-            CpuStorage::F32(v) => CpuStorage::F32(transposed(&v[start..end], sizes)),
-            CpuStorage::F16(v) => CpuStorage::F16(transposed(&v[start..end], sizes)),
-            CpuStorage::BF16(v) => CpuStorage::BF16(transposed(&v[start..end], sizes)),
+            CpuStorage::F32(v) => CpuStorage::F32(turned(&v[start..end], turn)),
+            CpuStorage::F16(v) => CpuStorage::F16(turned(&v[start..end], turn)),
+            CpuStorage::BF16(v) => CpuStorage::BF16(turned(&v[start..end], turn)),
             other => candle_core::bail!(
                 "weight is {:?}, not f32, f16 or bf16",
                 BackendStorage::dtype(other)
             ),
         };
-        let shape = [kernel, &[*inputs, *outputs]].concat();
-        Ok((out, shape.into()))
+        Ok((out, Turn::shape(layout.dims()).into()))
     }
 }
 

@@ -1,22 +1,20 @@
-//! A model's files: components in diffusers' folder layout, tensors memory-mapped.
+//! A model: components in diffusers' folder layout, their weights from files or made up.
 
 use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Shape, Tensor};
+use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
-use rayon::prelude::*;
-use safetensors::SafeTensors;
 use serde::Deserialize;
 
 use super::fetch::{ModelFiles, PartFiles};
 use super::fingerprint::{self, ModelFile};
-use super::folder::{Bytes, Folder};
+use super::folder::Folder;
 pub use super::manifest::Component;
+use super::mapped::Mapped;
 use super::micro;
+use super::synthetic::{self, Synthetic};
 use crate::error::{Error, Result};
 
 /// `model_index.json`: which parts a model has.
@@ -52,6 +50,14 @@ struct Part {
 }
 
 impl Part {
+    /// In a model's folder.
+    fn of(root: &Folder, component: Component) -> Self {
+        Self {
+            folder: root.join(component.name()),
+            weights: Vec::new(),
+        }
+    }
+
     fn fetched(files: &PartFiles) -> Self {
         let split = |path: &Path| {
             let folder = path.parent().unwrap_or(Path::new("")).to_owned();
@@ -76,6 +82,8 @@ pub struct Checkpoint {
     root: Folder,
     index: ModelIndex,
     parts: HashMap<Component, Part>,
+    /// Weights are made up, and files of weights not asked for.
+    synthetic: bool,
 }
 
 const INDEX: &str = "model_index.json";
@@ -112,11 +120,23 @@ impl Checkpoint {
 
     /// A folder in diffusers' layout.
     pub fn from_folder(root: &Folder) -> Result<Self> {
-        let part = |c: Component| Part {
-            folder: root.join(c.name()),
-            weights: Vec::new(),
-        };
-        Self::new(root, COMPONENTS.map(|c| (c, part(c))).into())
+        Self::new(root, COMPONENTS.map(|c| (c, Part::of(root, c))).into())
+    }
+
+    /// The configs of a folder in diffusers' layout, with made-up weights. A tokenizer that the folder
+    /// lacks is micro's: CLIP's vocabulary, padded as SDXL pads.
+    pub fn synthetic(root: &Folder) -> Result<Self> {
+        let mut model = Self::from_folder(root)?;
+        for tokenizer in [Component::Tokenizer, Component::Tokenizer2] {
+            if root.join(tokenizer.name()).names().is_empty() {
+                let part = Part::of(&micro::folder(), tokenizer);
+                model.parts.insert(tokenizer, part);
+            }
+        }
+        Ok(Self {
+            synthetic: true,
+            ..model
+        })
     }
 
     /// A fetched model, whose components may come from several repositories. With `half`, the VAE
@@ -170,6 +190,7 @@ impl Checkpoint {
             root: root.clone(),
             index,
             parts,
+            synthetic: false,
         })
     }
 
@@ -199,41 +220,30 @@ impl Checkpoint {
         self.index.force_zeros_for_empty_prompt
     }
 
-    /// Maps a part's weights. Tensors are converted to `dtype` one by one, as a network takes them.
+    /// Whether the weights are made up.
+    pub fn is_synthetic(&self) -> bool {
+        self.synthetic
+    }
+
+    /// A part's weights: mapped and converted to `dtype`, or made up in it, tensor by tensor as a
+    /// network takes them.
     pub fn weights(
         &self,
         component: Component,
         dtype: DType,
         device: &Device,
     ) -> Result<VarBuilder<'static>> {
-        let mut weights = Weights::default();
-        for (folder, name) in self.weight_files(component)? {
-            weights.map(&folder, &name)?;
-        }
-        Ok(VarBuilder::from_backend(
-            Box::new(weights),
-            dtype,
-            device.clone(),
-        ))
-    }
-
-    /// The type that a part's weights are stored in (that of its largest tensor), or `None` where no
-    /// weight file is there.
-    pub fn stored_dtype(&self, component: Component) -> Result<Option<DType>> {
-        let files = self.weight_files(component).unwrap_or_default();
-        let Some((folder, name)) = files.first().filter(|(folder, name)| folder.has(name)) else {
-            return Ok(None);
+        let weights: Box<dyn SimpleBackend> = match self.synthetic {
+            true => Box::new(Synthetic { component }),
+            false => {
+                let mut weights = Mapped::default();
+                for (folder, name) in self.weight_files(component)? {
+                    weights.add(&folder, &name)?;
+                }
+                Box::new(weights)
+            }
         };
-        let wrong = |problem: String| Error::checkpoint(folder.describe(name), problem);
-        let (_, header) = SafeTensors::read_metadata(folder.map(name)?.as_ref())
-            .map_err(|e| wrong(format!("not a whole safetensors file: {e}")))?;
-        let tensors = header.tensors();
-        let largest = tensors
-            .values()
-            .max_by_key(|info| info.shape.iter().product::<usize>());
-        largest
-            .map(|info| number_type(info.dtype).map_err(wrong))
-            .transpose()
+        Ok(VarBuilder::from_backend(weights, dtype, device.clone()))
     }
 
     /// Folder and name of each weight file of a part.
@@ -257,6 +267,8 @@ impl Checkpoint {
     /// second on a solid-state disk. Training, merging or another number type changes nearly every
     /// value and is noticed; an edit of a few values, or of a tensor smaller than 1 MiB, can lie
     /// between the samples and slip through.
+    ///
+    /// Made-up weights count by their generator's version: `synthetic-1-` and the SHA-256.
     pub fn fingerprint(&self) -> Result<String> {
         let mut files = Vec::new();
         let parts = COMPONENTS.into_iter().filter(|&c| self.has(c));
@@ -276,13 +288,17 @@ impl Checkpoint {
             for name in fingerprint::settings(component, folder) {
                 add(folder, name.to_owned());
             }
-            if fingerprint::is_network(component) {
+            if fingerprint::is_network(component) && !self.synthetic {
                 for (folder, name) in self.weight_files(component)? {
                     add(&folder, name);
                 }
             }
         }
-        fingerprint::of(&files)
+        let sha256 = fingerprint::of(&files)?;
+        Ok(match self.synthetic {
+            true => format!("synthetic-{}-{sha256}", synthetic::VERSION),
+            false => sha256,
+        })
     }
 }
 
@@ -351,159 +367,5 @@ fn weight_files(folder: &Folder, component: Component) -> Result<Vec<String>> {
             folder.describe(&wanted),
             "missing; a checkpoint folder in diffusers' layout has it (or its shards with an index)",
         )),
-    }
-}
-
-/// Where one tensor's bytes lie.
-#[derive(Clone, Debug)]
-struct Entry {
-    file: usize,
-    dtype: safetensors::Dtype,
-    shape: Vec<usize>,
-    range: std::ops::Range<usize>,
-}
-
-/// The memory-mapped tensors of a component.
-#[derive(Default)]
-struct Weights {
-    files: Vec<(String, Bytes)>,
-    entries: HashMap<String, Entry>,
-}
-
-impl Weights {
-    fn map(&mut self, folder: &Folder, name: &str) -> Result<()> {
-        self.add(&folder.describe(name), folder.map(name)?)
-    }
-
-    fn add(&mut self, place: &str, bytes: Bytes) -> Result<()> {
-        let data = bytes.as_ref();
-        let wrong = |what: String| {
-            Error::checkpoint(place, format!("not a whole safetensors file: {what}"))
-        };
-        let tensors = SafeTensors::deserialize(data).map_err(|e| wrong(e.to_string()))?;
-        for (name, view) in tensors.iter() {
-            let start = view.data().as_ptr() as usize - data.as_ptr() as usize;
-            let entry = Entry {
-                file: self.files.len(),
-                dtype: view.dtype(),
-                shape: view.shape().to_vec(),
-                range: start..start + view.data().len(),
-            };
-            self.entries.insert(name.to_owned(), entry);
-        }
-        self.files.push((place.to_owned(), bytes));
-        Ok(())
-    }
-
-    fn place(&self) -> &str {
-        self.files.first().map_or("(no file)", |(place, _)| place)
-    }
-
-    fn read(
-        &self,
-        name: &str,
-        shape: Option<&[usize]>,
-        to: DType,
-        device: &Device,
-    ) -> Result<Tensor> {
-        let Some(entry) = self.entries.get(name) else {
-            return Err(Error::checkpoint(
-                self.place(),
-                format!("tensor `{name}` is missing; the config asks for it"),
-            ));
-        };
-        let (place, bytes) = &self.files[entry.file];
-        if let Some(shape) = shape
-            && shape != entry.shape
-        {
-            return Err(Error::checkpoint(
-                place,
-                format!(
-                    "tensor `{name}` is {:?}, the config asks for {shape:?}",
-                    entry.shape
-                ),
-            ));
-        }
-        let dtype = number_type(entry.dtype)
-            .map_err(|problem| Error::checkpoint(place, format!("tensor `{name}` {problem}")))?;
-        let data = &bytes.as_ref()[entry.range.clone()];
-        if to == DType::F32 && device.is_cpu() {
-            // On all threads and by the processor's own instruction: candle has neither here.
-            let widened = match dtype {
-                DType::F16 => Some(widened(data, f16::from_le_bytes)),
-                DType::BF16 => Some(widened(data, bf16::from_le_bytes)),
-                _ => None,
-            };
-            if let Some(values) = widened {
-                return Ok(Tensor::from_vec(values, entry.shape.as_slice(), device)?);
-            }
-        }
-        let tensor = Tensor::from_raw_buffer(data, dtype, &entry.shape, device)?;
-        Ok(tensor.to_dtype(to)?)
-    }
-}
-
-/// candle's name for a type of a file's tensors.
-fn number_type(dtype: safetensors::Dtype) -> Result<DType, String> {
-    match dtype {
-        safetensors::Dtype::F32 => Ok(DType::F32),
-        safetensors::Dtype::F16 => Ok(DType::F16),
-        safetensors::Dtype::BF16 => Ok(DType::BF16),
-        other => Err(format!("is {other:?}; f32, f16 and bf16 are read")),
-    }
-}
-
-/// Half-precision values in a file's bytes, in float32.
-fn widened<H: Copy + Default>(data: &[u8], read: fn([u8; 2]) -> H) -> Vec<f32>
-where
-    [H]: HalfFloatSliceExt,
-{
-    const CHUNK: usize = 1 << 12;
-    let mut out = vec![0f32; data.len() / 2];
-    out.par_chunks_mut(CHUNK)
-        .zip(data.par_chunks(2 * CHUNK))
-        .for_each(|(out, data)| {
-            let mut halves = [H::default(); CHUNK]; // a file's bytes need not be aligned
-            let halves = &mut halves[..out.len()];
-            for (half, bytes) in halves.iter_mut().zip(data.chunks_exact(2)) {
-                *half = read([bytes[0], bytes[1]]);
-            }
-            halves.convert_to_f32_slice(out);
-        });
-    out
-}
-
-impl SimpleBackend for Weights {
-    fn get(
-        &self,
-        shape: Shape,
-        name: &str,
-        _: candle_nn::Init,
-        dtype: DType,
-        device: &Device,
-    ) -> candle_core::Result<Tensor> {
-        self.read(name, Some(shape.dims()), dtype, device)
-            .map_err(carry)
-    }
-
-    fn get_unchecked(
-        &self,
-        name: &str,
-        dtype: DType,
-        device: &Device,
-    ) -> candle_core::Result<Tensor> {
-        self.read(name, None, dtype, device).map_err(carry)
-    }
-
-    fn contains_tensor(&self, name: &str) -> bool {
-        self.entries.contains_key(name)
-    }
-}
-
-/// Our error inside candle's; `From<candle_core::Error> for Error` takes it out again.
-fn carry(error: Error) -> candle_core::Error {
-    candle_core::Error::WrappedContext {
-        wrapped: Box::new(error),
-        context: String::new(),
     }
 }

@@ -261,6 +261,28 @@ pub fn cached(
     Ok(state)
 }
 
+/// A model's files as far as they are cached, unverified; `None` where a config or a vocabulary is
+/// not. Weights may be absent. Asks nobody.
+pub fn cached_settings(
+    manifest: &Manifest,
+    model: &Model,
+    options: &FetchOptions,
+) -> Result<Option<ModelFiles>, ManifestError> {
+    let mut files = ModelFiles {
+        model: model.name.clone(),
+        parts: BTreeMap::new(),
+        vae_f16: None,
+    };
+    for planned in &manifest.plan(model, options.variant.as_deref())? {
+        match local(planned, options) {
+            Some(path) => files.add(planned, path),
+            None if planned.file.is_weights() => {}
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(files))
+}
+
 /// Brings a model's files here and verifies them; what is here already is only verified, and what
 /// was verified before and has not been touched since is taken at once.
 pub fn fetch(

@@ -25,7 +25,8 @@ pub struct Args {
     /// What to draw (needed unless --from has it)
     pub prompt: Option<String>,
 
-    /// Model name (`darkroom models` lists them) or a folder in diffusers' layout [default: micro]
+    /// Model name (`darkroom models` lists them), a folder in diffusers' layout, or `synthetic:` and
+    /// either, for its shapes with made-up weights [default: micro]
     #[arg(long, value_name = "NAME|DIR")]
     pub model: Option<String>,
 
@@ -85,9 +86,9 @@ pub struct Args {
     )]
     pub seed: Option<Seed>,
 
-    /// Images to make [default: 1]
-    #[arg(long, value_name = "N", help_heading = "Image")]
-    pub count: Option<usize>,
+    /// Images to make; `auto`: 4 to 64, as many as fit in free memory, or 1 [default: 1]
+    #[arg(long, value_name = "N|auto", help_heading = "Image")]
+    pub count: Option<Count>,
 
     /// Start from this picture (PNG, JPEG, WebP), resized to the image's size
     #[arg(long, value_name = "FILE", help_heading = "Image")]
@@ -197,6 +198,39 @@ pub struct Args {
     pub quiet: bool,
 }
 
+/// A number of images as typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// So many.
+    Of(usize),
+    /// As free memory allows.
+    Auto,
+}
+
+impl Count {
+    /// The number, where one was typed.
+    pub fn number(self) -> Option<usize> {
+        match self {
+            Self::Of(count) => Some(count),
+            Self::Auto => None,
+        }
+    }
+}
+
+impl FromStr for Count {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            number => number
+                .parse()
+                .map(Self::Of)
+                .map_err(|_| "a count is a whole number, or `auto`".into()),
+        }
+    }
+}
+
 /// A seed as typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seed {
@@ -261,7 +295,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seeds_and_crops_are_read_or_refused() {
+    fn counts_seeds_and_crops_are_read_or_refused() {
+        assert_eq!("3".parse(), Ok(Count::Of(3)));
+        assert_eq!("auto".parse(), Ok(Count::Auto));
+        for bad in ["-1", "all", ""] {
+            assert!(bad.parse::<Count>().is_err(), "{bad}");
+        }
         assert_eq!("7".parse(), Ok(Seed::Fixed(7)));
         assert_eq!("random".parse(), Ok(Seed::Random));
         for bad in ["-1", "1.5", "18446744073709551616", ""] {

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::image_file::Receipt;
 use crate::request::{InitImage, Request};
 
-use super::args::{Args, Seed};
+use super::args::{Args, Count, Seed};
 use crate::cli::model::{DEFAULT_MODEL, Defaults};
 
 /// Strength of diffusers' `StableDiffusionXLImg2ImgPipeline`.
@@ -66,7 +66,7 @@ fn overlay(args: &Args, request: &mut Request) -> Result<()> {
     set(&mut request.width_px, &args.width);
     set(&mut request.height_px, &args.height);
     set(&mut request.seed, &args.seed.map(fixed));
-    set(&mut request.count, &args.count);
+    set(&mut request.count, &args.count.and_then(Count::number));
     set(&mut request.rng, &args.rng);
     set(&mut request.steps, &args.steps);
     set(&mut request.guidance, &args.guidance);

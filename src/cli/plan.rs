@@ -1,0 +1,93 @@
+//! `darkroom plan`: what a run takes, from the model's configs alone.
+
+mod args;
+mod report;
+mod table;
+
+use crate::error::{Error, Result};
+use crate::forecast::device::{Device, GPUS};
+use crate::forecast::{Forecast, Model, forecast, largest_batch, ways_out};
+use crate::request::{Dtype, Request};
+
+use super::{model, models, stdout, threads};
+pub use args::Args;
+use args::{Batch, Place};
+use report::{Fit, Report};
+
+/// Prints the plan; that a run does not fit is an answer, not a failure.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    threads::set(args.threads)?;
+    let manifest = models::manifest(args.weights.as_deref())?;
+    let found = model::find(manifest, &args.model)?;
+    let mut request = args.request(found.name(), &found.defaults()?);
+    request.validate()?;
+    let half = request.precision.vae == Dtype::F16;
+    let model = Model::of(&found.configs(half)?)?;
+    let threads = rayon::current_num_threads();
+    let devices = devices(args)?;
+    if args.batch == Batch::Auto {
+        request.count = auto(&model, &request, threads, &devices)?;
+    }
+    let forecast = forecast(&model, &request, threads)?;
+    let fits = devices
+        .into_iter()
+        .map(|device| fit(&model, &request, threads, &forecast, device))
+        .collect::<Result<Vec<_>>>()?;
+    let report = Report::new(&request, &forecast, &fits);
+    match args.json {
+        true => stdout::json(&report),
+        false => stdout::bytes(table::text(&request, &forecast, &fits).as_bytes()),
+    }
+}
+
+/// The devices asked for, with the memory that was typed if one was.
+fn devices(args: &Args) -> Result<Vec<Device>> {
+    let mut devices = match &args.device {
+        Place::Cpu => vec![Device::this_cpu()],
+        Place::All => std::iter::once(Device::this_cpu())
+            .chain(GPUS.iter().cloned())
+            .collect(),
+        Place::Gpu(device) => vec![(**device).clone()],
+    };
+    for device in &mut devices {
+        if let Some(bytes) = args.memory {
+            device.memory_bytes = bytes.0;
+        } else if device.memory_bytes == 0 {
+            return Err(Error::Device {
+                device: device.name.to_string(),
+                problem: "its free memory is not known here: give --memory".into(),
+            });
+        }
+    }
+    Ok(devices)
+}
+
+/// The largest batch that fits on the device, at least one image.
+fn auto(model: &Model, request: &Request, threads: usize, devices: &[Device]) -> Result<usize> {
+    let [device] = devices else {
+        let text = "--batch auto asks for one device: name it by --device";
+        return Err(Error::Request(text.into()));
+    };
+    Ok(largest_batch(model, request, threads, device.memory_bytes)?.max(1))
+}
+
+/// How the run does on a device.
+fn fit(
+    model: &Model,
+    request: &Request,
+    threads: usize,
+    forecast: &Forecast,
+    device: Device,
+) -> Result<Fit> {
+    let fits = forecast.peak().memory.peak <= device.memory_bytes;
+    let ways_out = match fits {
+        true => Vec::new(),
+        false => ways_out(model, request, threads)?,
+    };
+    Ok(Fit {
+        fits,
+        largest_batch: largest_batch(model, request, threads, device.memory_bytes)?,
+        ways_out,
+        device,
+    })
+}

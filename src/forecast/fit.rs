@@ -1,0 +1,164 @@
+//! What fits in memory: the largest batch, and the ways out where a run does not fit.
+
+use indicatif::BinaryBytes;
+
+use super::{Forecast, Model, forecast};
+use crate::error::{Error, Result};
+use crate::request::{Dtype, MAX_COUNT, Precision, Request};
+
+/// Images of the request that can be made at once in `free_bytes`, 0 if not even one can.
+///
+/// # Errors
+/// Those of [`forecast`].
+pub fn largest_batch(
+    model: &Model,
+    request: &Request,
+    threads: usize,
+    free_bytes: u64,
+) -> Result<usize> {
+    let fits = |count: usize| -> Result<bool> {
+        let request = Request {
+            count,
+            seed: 0,
+            ..request.clone()
+        };
+        Ok(forecast(model, &request, threads)?.peak().memory.peak <= free_bytes)
+    };
+    // The peak grows with the batch: doubled until it does not fit, then halved in between.
+    let (mut most, mut too_many) = (0, 1);
+    while too_many <= MAX_COUNT && fits(too_many)? {
+        (most, too_many) = (too_many, 2 * too_many);
+    }
+    too_many = too_many.min(MAX_COUNT + 1);
+    while too_many - most > 1 {
+        let middle = most + (too_many - most) / 2;
+        match fits(middle)? {
+            true => most = middle,
+            false => too_many = middle,
+        }
+    }
+    Ok(most)
+}
+
+/// The forecast of a run that fits in `free_bytes`.
+///
+/// # Errors
+/// [`Error::Memory`] with the arithmetic and the ways out where it does not fit; else those of
+/// [`forecast`].
+pub fn fitting(
+    model: &Model,
+    request: &Request,
+    threads: usize,
+    free_bytes: u64,
+) -> Result<Forecast> {
+    let whole = forecast(model, request, threads)?;
+    let stage = whole.peak();
+    let memory = stage.memory;
+    if memory.peak <= free_bytes {
+        return Ok(whole);
+    }
+    let Request {
+        count,
+        height_px,
+        width_px,
+        ..
+    } = *request;
+    let images = match count {
+        1 => "an image".to_owned(),
+        _ => format!("{count} images"),
+    };
+    let mut text = format!(
+        "{images} of {height_px}x{width_px} (height x width) need {} in {}: weights and vocabularies \
+         {}, images and activations {}, workspace {}; {} are free",
+        BinaryBytes(memory.peak),
+        stage.stage,
+        BinaryBytes(memory.resident),
+        BinaryBytes(memory.activations()),
+        BinaryBytes(memory.workspace_at_peak),
+        BinaryBytes(free_bytes),
+    );
+    let ways = ways_out(model, request, threads)?;
+    let mut fitting = ways
+        .iter()
+        .filter(|way| way.peak_bytes() <= free_bytes)
+        .peekable();
+    if fitting.peek().is_none() {
+        text += "\n  no tiling, precision or smaller batch makes it fit";
+        if let Some(least) = ways.iter().min_by_key(|way| way.peak_bytes()) {
+            let needed = BinaryBytes(least.peak_bytes());
+            text += &format!(": {} still needs {needed}", least.options);
+        }
+    }
+    for way in fitting.take(3) {
+        text += &format!(
+            "\n  {} needs {}",
+            way.options,
+            BinaryBytes(way.peak_bytes())
+        );
+    }
+    Err(Error::Memory(text))
+}
+
+/// A change of a request that takes less memory.
+#[derive(Clone, Debug)]
+pub struct WayOut {
+    /// As it is typed: `--vae-tile 64`, `--dtype bf16 --vae-tile 64`.
+    pub options: String,
+    /// The run with it.
+    pub forecast: Forecast,
+}
+
+impl WayOut {
+    /// The run's highest.
+    pub fn peak_bytes(&self) -> u64 {
+        self.forecast.peak().memory.peak
+    }
+}
+
+/// Tiles of the VAE that are tried, in latents.
+const TILES: [usize; 2] = [64, 32];
+
+/// Changes that keep the picture's size, from the gentlest on, that lower the run's peak: decoding in
+/// tiles, half precision, both, one image at a time.
+pub fn ways_out(model: &Model, request: &Request, threads: usize) -> Result<Vec<WayOut>> {
+    let peak = forecast(model, request, threads)?.peak().memory.peak;
+    let mut tiles = vec![None];
+    tiles.extend(TILES.map(Some).into_iter().filter(|tile| {
+        let edge = request.height_px.max(request.width_px) / model.vae().factor();
+        tile.is_some_and(|tile| tile < edge && request.vae_tile.is_none_or(|now| tile < now))
+    }));
+    let half = Precision::all(Dtype::Bf16);
+    let mut types = vec![None];
+    types.extend((request.precision == Precision::default()).then_some(Some(half)));
+    let mut counts = vec![None];
+    counts.extend((request.count > 1).then_some(Some(1)));
+
+    let mut ways = Vec::new();
+    for &count in &counts {
+        for &precision in &types {
+            for &tile in &tiles {
+                let options = [
+                    precision.map(|_| format!("--dtype {}", Dtype::Bf16.name())),
+                    tile.map(|tile| format!("--vae-tile {tile}")),
+                    count.map(|count| format!("--count {count}")),
+                ];
+                let options: Vec<String> = options.into_iter().flatten().collect();
+                let changed = Request {
+                    count: count.unwrap_or(request.count),
+                    precision: precision.unwrap_or(request.precision),
+                    vae_tile: tile.or(request.vae_tile),
+                    ..request.clone()
+                };
+                let forecast = forecast(model, &changed, threads)?;
+                let way = WayOut {
+                    options: options.join(" "),
+                    forecast,
+                };
+                if way.peak_bytes() < peak {
+                    ways.push(way);
+                }
+            }
+        }
+    }
+    Ok(ways)
+}
