@@ -493,7 +493,7 @@ fn what_cannot_be_measured_is_refused_before_anything_is_loaded() {
         (2, ".svg or .png", &["--plot", "p.pdf"]),
         (2, "not a number of images", &["--batch", "0"]),
         (2, "multiple of", &["--size", "65"]),
-        (2, "does not fit", &["--batch", "1,9000", "--size", "1024"]),
+        (1, "are free", &["--batch", "1,9000", "--size", "1024"]),
         (2, "neither an edge", &["--size", "large"]),
         (2, "auto", &["--batch", "many"]),
         (2, "--repeat", &["--repeat", "0"]),
