@@ -121,8 +121,8 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
     let result = plans
         .iter()
         .try_for_each(|plan| session.run(&pipeline, plan, how));
-    session.draw()?;
-    result
+    let drawn = session.draw();
+    result.and(drawn)
 }
 
 /// Refuses what could not be written at the end.

@@ -19,8 +19,8 @@ Examples:
   darkroom bench --by op,step --repeat 5 --trace trace.json     # open it in ui.perfetto.dev
   darkroom bench compare before.jsonl after.jsonl --fail-above 5
 
-Forecast is the time at the device's limits, achieved the share of them that was reached. A benchmark
-says which commit was built where it was built with DARKROOM_COMMIT set in the environment.";
+Forecast is the time at the device's limits, achieved the share of them that was reached; what caches
+hold can be faster. The record names the commit where DARKROOM_COMMIT was set as darkroom was built.";
 
 /// What was typed.
 #[derive(clap::Args, Debug)]
