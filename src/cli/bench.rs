@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::forecast::Model;
 use crate::forecast::device::Device;
 use crate::measure::machine::{Build, Machine};
+use crate::measure::memory;
 use crate::measure::record::{Run, SCHEMA, StageRun, Times};
 use crate::measure::recorder::{Overhead, Span};
 use crate::pipeline::{Pipeline, load_steps, schedule};
@@ -72,7 +73,7 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
         &defaults,
         &Model::of(&checkpoint)?,
         rayon::current_num_threads(),
-        machine.memory_available_bytes,
+        memory::available_bytes().unwrap_or(u64::MAX), // where nobody can tell, nothing is refused
     )?;
     let first = plans
         .first()
@@ -120,8 +121,8 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
     let result = plans
         .iter()
         .try_for_each(|plan| session.run(&pipeline, plan, how));
-    session.draw()?;
-    result
+    let drawn = session.draw();
+    result.and(drawn)
 }
 
 /// Refuses what could not be written at the end.

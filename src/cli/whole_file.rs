@@ -92,7 +92,7 @@ fn unmade(folder: &Path, error: &std::io::Error) -> Error {
 fn exists(path: &Path) -> Error {
     Error::file(
         path,
-        "exists already; --force replaces it, -o names another",
+        "exists already; give another name, or --force to replace it",
     )
 }
 

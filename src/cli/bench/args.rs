@@ -20,8 +20,8 @@ Examples:
   darkroom bench --by op,step --repeat 5 --trace trace.json     # open it in ui.perfetto.dev
   darkroom bench compare before.jsonl after.jsonl --fail-above 5
 
-Forecast is the time at the device's limits, achieved the share of them that was reached. A benchmark
-says which commit was built where it was built with DARKROOM_COMMIT set in the environment.";
+Forecast is the time at the device's limits, achieved the share of them that was reached; what caches
+hold can be faster. The record names the commit where DARKROOM_COMMIT was set as darkroom was built.";
 
 /// What was typed.
 #[derive(clap::Args, Debug)]
@@ -188,7 +188,7 @@ impl FromStr for Batch {
     fn from_str(text: &str) -> Result<Self, String> {
         match (text, text.parse()) {
             ("auto", _) => Ok(Self::Auto),
-            (_, Ok(batch)) => Ok(Self::Of(batch)),
+            (_, Ok(batch)) if batch > 0 => Ok(Self::Of(batch)),
             _ => Err("not a number of images such as 4, nor `auto`".into()),
         }
     }
@@ -237,6 +237,8 @@ mod tests {
         }
         assert_eq!("auto".parse(), Ok(Batch::Auto));
         assert_eq!("4".parse(), Ok(Batch::Of(4)));
-        assert!("many".parse::<Batch>().is_err());
+        for bad in ["many", "0", "-1"] {
+            assert!(bad.parse::<Batch>().is_err(), "{bad}");
+        }
     }
 }

@@ -62,12 +62,14 @@ fn stage(stage: &StageRun) -> String {
     let mut head = vec![format!("{}, by operation", stage.stage)];
     head.extend(columns_named.map(String::from));
     let mut rows = vec![head];
-    for op in stage.ops.iter().take(ROWS) {
-        let name = format!("{} {}", op.work.op, op.work.label());
-        rows.push(Sum::of([op]).row(name, stage_ms));
+    let sizes = by_size(&stage.ops);
+    for (name, ops) in sizes.iter().take(ROWS) {
+        rows.push(Sum::of(ops.iter().copied()).row(name.clone(), stage_ms));
     }
-    if let Some(more) = stage.ops.get(ROWS..).filter(|more| !more.is_empty()) {
-        rows.push(Sum::of(more).row(format!("{} more kinds and sizes", more.len()), stage_ms));
+    if let Some(more) = sizes.get(ROWS..).filter(|more| !more.is_empty()) {
+        let name = format!("{} more kinds and sizes", more.len());
+        let ops = more.iter().flat_map(|(_, ops)| ops.iter().copied());
+        rows.push(Sum::of(ops).row(name, stage_ms));
     }
     rows.push(Vec::new());
     let mut kinds: Vec<(Op, Sum)> = Op::ALL
@@ -94,6 +96,21 @@ fn stage(stage: &StageRun) -> String {
     outside.resize(rows[0].len(), NOTHING.into());
     rows.push(outside);
     columns(&rows)
+}
+
+/// Operations of one kind and size together, with or without a bias say; the slowest first.
+fn by_size(ops: &[OpRun]) -> Vec<(String, Vec<&OpRun>)> {
+    let mut sizes: Vec<(String, Vec<&OpRun>)> = Vec::new();
+    for op in ops {
+        let name = format!("{} {}", op.work.op, op.work.label());
+        match sizes.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, ops)) => ops.push(op),
+            None => sizes.push((name, vec![op])),
+        }
+    }
+    let ms = |ops: &[&OpRun]| Sum::of(ops.iter().copied()).ms;
+    sizes.sort_by(|a, b| ms(&b.1).total_cmp(&ms(&a.1)));
+    sizes
 }
 
 /// The stage's time that none of its operations took, in the median repeat.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::cli::{stdout, whole_file};
 use crate::error::{Error, Result};
-use crate::measure::record::{Run, SCHEMA, StageRun};
+use crate::measure::record::{Run, SCHEMA, Times};
 
 /// Where the lines of a benchmark go.
 pub struct Lines {
@@ -110,9 +110,12 @@ pub fn read(path: &Path) -> Result<Contents> {
 
 /// What the statistics rely on.
 fn check(run: &Run) -> Result<(), String> {
-    for StageRun { stage, times, .. } in run.stages.iter().chain([&run.load]) {
-        if times.samples_ms.is_empty() || times.samples_ms.iter().any(|&ms| ms <= 0.0) {
-            return Err(format!("`samples_ms` of {stage} are not times above 0"));
+    let stages = run.stages.iter().chain([&run.load]);
+    let stages = stages.map(|stage| (stage.stage.name(), &stage.times));
+    let total = run.total.iter().map(|times| ("total", times));
+    for (name, Times { samples_ms, .. }) in stages.chain(total) {
+        if samples_ms.is_empty() || samples_ms.iter().any(|&ms| ms <= 0.0) {
+            return Err(format!("`samples_ms` of {name} are not times above 0"));
         }
     }
     Ok(())

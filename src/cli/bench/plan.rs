@@ -2,9 +2,8 @@
 
 use super::args::{Batch, RunArgs};
 use crate::cli::model::Defaults;
-use crate::cli::units::bytes;
 use crate::error::{Error, Result};
-use crate::forecast::{Forecast, Model, forecast};
+use crate::forecast::{Forecast, Model, fitting};
 use crate::request::{Precision, Request, Size};
 
 /// The batches that `auto` tries.
@@ -16,14 +15,14 @@ pub struct Plan {
     pub forecast: Forecast,
 }
 
-/// All runs, in the order typed; `memory_bytes` is what they may use.
+/// All runs, in the order typed, of which each must fit into `free_bytes`.
 pub fn plans(
     args: &RunArgs,
     name: &str,
     defaults: &Defaults,
     model: &Model,
     threads: usize,
-    memory_bytes: Option<u64>,
+    free_bytes: u64,
 ) -> Result<Vec<Plan>> {
     let sizes = match args.size.is_empty() {
         true => vec![defaults.size],
@@ -33,29 +32,19 @@ pub fn plans(
     for size in sizes {
         let plan = |count: usize| {
             let request = request(args, name, defaults, size, count);
-            request.validate()?;
-            let forecast = forecast(model, &request, threads)?;
-            Ok::<_, Error>(Plan { request, forecast })
+            let forecast = fitting(model, &request, threads, free_bytes)?;
+            Ok(Plan { request, forecast })
         };
         for batch in &args.batch {
             match *batch {
-                Batch::Of(count) => {
-                    let plan = plan(count)?;
-                    fits(&plan, memory_bytes)?;
-                    plans.push(plan);
-                }
+                Batch::Of(count) => plans.push(plan(count)?),
                 Batch::Auto => {
-                    let [least, more @ ..] = AUTO;
-                    let least = plan(least)?;
-                    fits(&least, memory_bytes)?;
-                    plans.push(least);
-                    for count in more {
-                        let plan = plan(count)?;
-                        if fits(&plan, memory_bytes).is_err() {
-                            break;
-                        }
-                        plans.push(plan);
-                    }
+                    let fit = AUTO.into_iter().map(plan);
+                    // The first is refused where it does not fit; larger ones are left out.
+                    let fit = fit
+                        .enumerate()
+                        .take_while(|(i, plan)| *i == 0 || !matches!(plan, Err(Error::Memory(_))));
+                    plans.extend(fit.map(|(_, plan)| plan).collect::<Result<Vec<_>>>()?);
                 }
             }
         }
@@ -78,37 +67,4 @@ fn request(args: &RunArgs, name: &str, defaults: &Defaults, size: Size, count: u
         vae_tile: args.vae_tile,
         ..Request::new(name, &args.prompt, size, steps, guidance)
     }
-}
-
-/// An error with the arithmetic where a run needs more than `memory_bytes`.
-fn fits(plan: &Plan, memory_bytes: Option<u64>) -> Result<()> {
-    let Some(memory_bytes) = memory_bytes else {
-        return Ok(());
-    };
-    let stage = plan.forecast.peak();
-    let memory = stage.memory;
-    if memory.peak <= memory_bytes {
-        return Ok(());
-    }
-    let Request {
-        height_px,
-        width_px,
-        count,
-        ..
-    } = plan.request;
-    Err(Error::Request(format!(
-        "batch {count} at {height_px}x{width_px} does not fit: {} needs {} (weights {}, workspace {}, \
-         activations {}), and {} are available; a smaller --batch or --size, --vae-tile or another \
-         --dtype needs less",
-        stage.stage,
-        bytes(memory.peak),
-        bytes(memory.resident),
-        bytes(memory.workspace_at_peak),
-        bytes(
-            memory
-                .peak
-                .saturating_sub(memory.resident + memory.workspace_at_peak)
-        ),
-        bytes(memory_bytes),
-    )))
 }

@@ -1,7 +1,7 @@
 //! What `bench` prints: the stages of a run, and below them what explains the figures.
 
-use crate::cli::units::{NOTHING, bytes, change, columns, digits, or_nothing, percent, time};
-use crate::measure::record::{Component, Run, StageRun};
+use crate::cli::units::{bytes, change, columns, digits, or_nothing, percent, time};
+use crate::measure::record::{Component, Run, StageRun, Times};
 use crate::request::Request;
 
 use super::assemble::forecast_total_ms;
@@ -194,23 +194,15 @@ pub fn by_step(run: &Run) -> String {
         if steps < 2 {
             continue;
         }
-        let mut rows = vec![vec![
-            format!("{} step", stage.stage),
-            "p50".into(),
-            "p95".into(),
-        ]];
+        let mut rows = vec![words(&[&format!("{} step", stage.stage), "p50", "p95"])];
         for step in 0..steps {
-            let samples: Vec<f64> = stage
-                .steps_ms
-                .iter()
-                .filter_map(|s| s.get(step))
-                .copied()
-                .collect();
-            let times = crate::measure::record::Times::of(samples);
-            let of = |pick: fn(&crate::measure::record::Times) -> f64| {
-                times.as_ref().map_or(NOTHING.into(), |t| time(pick(t)))
-            };
-            rows.push(vec![step.to_string(), of(|t| t.p50_ms), of(|t| t.p95_ms)]);
+            let samples = stage.steps_ms.iter().filter_map(|steps| steps.get(step));
+            let times = Times::of(samples.copied().collect());
+            rows.push(vec![
+                step.to_string(),
+                or_nothing(times.as_ref(), |t| time(t.p50_ms)),
+                or_nothing(times.as_ref(), |t| time(t.p95_ms)),
+            ]);
         }
         out.push('\n');
         out.push_str(&columns(&rows));

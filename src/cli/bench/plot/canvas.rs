@@ -5,7 +5,7 @@ use plotters::coord::Shift;
 use plotters::drawing::{DrawingArea, DrawingAreaErrorKind};
 use plotters::element::{PathElement, Polygon, Rectangle};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{Color, IntoFont, RGBColor};
+use plotters::style::{Color, IntoFont, IntoTextStyle, RGBColor};
 
 /// The name under which the font is registered, which is also what an SVG asks its viewer for.
 pub const FONT: &str = "sans-serif";
@@ -17,6 +17,7 @@ pub const LIGHT: RGBColor = RGBColor(158, 202, 225);
 pub const BLACK: RGBColor = RGBColor(0, 0, 0);
 pub const GREY: RGBColor = RGBColor(110, 110, 110);
 pub const PALE: RGBColor = RGBColor(222, 222, 222);
+pub const WEIGHTS: RGBColor = RGBColor(196, 200, 204);
 
 /// Where drawing goes, and how many pixels a unit has.
 pub struct Canvas<'a, DB: DrawingBackend> {
@@ -71,6 +72,13 @@ impl<DB: DrawingBackend> Canvas<'_, DB> {
     pub fn shape(&self, points: &[(f64, f64)], color: RGBColor) -> Drawn<DB> {
         let points: Vec<_> = points.iter().map(|&p| self.at(p)).collect();
         self.area.draw(&Polygon::new(points, color.filled()))
+    }
+
+    /// How wide a line of text is.
+    pub fn width(&self, text: &str, size: f64) -> Result<f64, DrawingAreaErrorKind<DB::ErrorType>> {
+        let style = (FONT, size * self.scale).into_text_style(self.area);
+        let (width, _) = self.area.estimate_text_size(text, &style)?;
+        Ok(f64::from(width) / self.scale)
     }
 
     /// A line of text.
@@ -145,10 +153,9 @@ impl Frame {
         let y = self.top - 26.0;
         for (words, color) in entries.iter().rev() {
             canvas.text(words, (x, y), 11.0, BLACK, Anchor::End)?;
-            // The words' width, about: half their size a letter.
-            x -= 5.4 * words.chars().count() as f64 + 5.0;
+            x -= canvas.width(words, 11.0)? + 5.0;
             canvas.fill([(x - 10.0, y - 4.0), (x, y + 4.0)], *color)?;
-            x -= 22.0;
+            x -= 24.0;
         }
         Ok(())
     }

@@ -3,7 +3,8 @@
 use plotters::backend::DrawingBackend;
 
 use super::canvas::{
-    Anchor, BLACK, Canvas, Drawn, FORECAST, Frame, GREY, LIGHT, MEASURED, PALE, round_numbers,
+    Anchor, BLACK, Canvas, Drawn, FORECAST, Frame, GREY, LIGHT, MEASURED, PALE, WEIGHTS,
+    round_numbers,
 };
 use crate::cli::bench::Timeline;
 use crate::cli::units::{bytes, time};
@@ -13,9 +14,6 @@ use crate::measure::recorder::{Span, SpanKind};
 /// Columns that the curve is drawn in; what lies in one column is drawn at its highest and at its
 /// last.
 const COLUMNS: usize = 400;
-
-/// A stage's name is left out where it is wider than its time, about.
-const LETTER: f64 = 5.6;
 
 pub fn draw<DB: DrawingBackend>(
     canvas: &Canvas<'_, DB>,
@@ -44,8 +42,9 @@ pub fn draw<DB: DrawingBackend>(
     frame.legend(
         canvas,
         &[
+            ("weights", WEIGHTS),
             ("between operations", MEASURED),
-            ("inside", LIGHT),
+            ("inside them", LIGHT),
             ("forecast peak", FORECAST),
         ],
     )?;
@@ -62,6 +61,10 @@ pub fn draw<DB: DrawingBackend>(
         outline.push(frame.at(1.0, 0.0));
         canvas.shape(&outline, color)?;
     }
+    if let Some(load) = &run.load.memory {
+        let corners = [frame.at(0.0, 0.0), frame.at(1.0, load.end as f64 / most)];
+        canvas.fill(corners, WEIGHTS)?;
+    }
     for span in &stages {
         let (left, right) = (at(span.began_ms, 0.0).0, at(span.began_ms + span.ms, 0.0).0);
         canvas.line(&[(left, frame.top), (left, frame.bottom)], 0.5, PALE)?;
@@ -69,7 +72,8 @@ pub fn draw<DB: DrawingBackend>(
         if let Some(stage) = forecast {
             let y = at(0.0, stage.forecast.peak_bytes as f64).1;
             // A stage too short to be seen still gets a dash.
-            let right = right.max(left + 5.0);
+            let right = right.max(left + 5.0).min(frame.right);
+            let left = left.min(right - 5.0);
             if let Some((peak, _)) = span.heap {
                 let y = at(0.0, peak as f64).1;
                 canvas.line(&[(left, y), (right, y)], 1.0, MEASURED)?;
@@ -77,7 +81,8 @@ pub fn draw<DB: DrawingBackend>(
             canvas.dashes((left, right), y, FORECAST)?;
         }
         let name = span.stage.name();
-        if right - left > LETTER * name.len() as f64 {
+        // A name is left out where it is wider than its stage.
+        if right - left > canvas.width(name, 10.0)? {
             let place = ((left + right) / 2.0, frame.top - 7.0);
             canvas.text(name, place, 10.0, GREY, Anchor::Middle)?;
         }
