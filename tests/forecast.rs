@@ -12,6 +12,7 @@ use darkroom::measure::op::{Op, Work};
 use darkroom::measure::recorder::{Recorder, StageRecord};
 use darkroom::observe::Stage;
 use darkroom::pipeline::{Pipeline, Start};
+use darkroom::quant::Scheme;
 use darkroom::request::{Dtype, InitImage, Precision, Request, Size};
 use darkroom::scheduler::SchedulerKind;
 use darkroom::weights::checkpoint::{Checkpoint, Component};
@@ -128,6 +129,10 @@ fn operations_and_memory_are_those_of_the_run() {
     let kept = warm_up();
     let plain = request(64, 64);
     let all = |dtype| Precision::all(dtype);
+    let int8 = |dtype, scheme| Precision {
+        quant: Some(scheme),
+        ..all(dtype)
+    };
     let grid = [
         ("64x64", plain.clone()),
         ("128x128", request(128, 128)),
@@ -151,6 +156,28 @@ fn operations_and_memory_are_those_of_the_run() {
             Request {
                 precision: all(Dtype::F16),
                 ..request(128, 96)
+            },
+        ),
+        (
+            "int8 weights and activations, 2 images",
+            Request {
+                count: 2,
+                precision: int8(Dtype::F32, Scheme::W8A8),
+                ..request(128, 96)
+            },
+        ),
+        (
+            "int8 weights and activations, bf16",
+            Request {
+                precision: int8(Dtype::Bf16, Scheme::W8A8),
+                ..request(64, 104)
+            },
+        ),
+        (
+            "int8 weights",
+            Request {
+                precision: int8(Dtype::F32, Scheme::W8A16),
+                ..request(96, 128)
             },
         ),
         (
@@ -246,6 +273,13 @@ fn operations_are_those_of_the_run_in_other_architectures() {
                 ..request(160, 88)
             },
             from_picture(request(64, 64), 0.5),
+            Request {
+                precision: Precision {
+                    quant: Some(Scheme::W8A8),
+                    ..Precision::default()
+                },
+                ..request(64, 48)
+            },
         ] {
             compare(name, &checkpoint, &request, 0);
         }

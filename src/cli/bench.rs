@@ -93,7 +93,7 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
         interrupt: &interrupt,
     };
     let (load, pipeline) = recorded(how, how.timeline, |observer| {
-        Pipeline::load(&checkpoint, args.dtype, &device, observer)
+        Pipeline::load(&checkpoint, args.precision(), &device, observer)
     })?;
     let pipeline = pipeline.with_context(|| format!("model `{name}`"))?;
     let expected = Expectation {

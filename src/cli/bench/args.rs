@@ -173,6 +173,16 @@ pub struct RunArgs {
     pub quiet: bool,
 }
 
+impl RunArgs {
+    /// Number types of the components, and int8 where it is asked for.
+    pub fn precision(&self) -> Precision {
+        Precision {
+            quant: self.quant,
+            ..self.dtype
+        }
+    }
+}
+
 /// Images at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Batch {
