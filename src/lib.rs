@@ -39,6 +39,7 @@ pub mod measure;
 pub mod observe;
 pub mod ops;
 pub mod pipeline;
+pub mod quant;
 pub mod request;
 pub mod resnet;
 pub mod rng;

@@ -6,6 +6,8 @@
 //! Source: huggingface/diffusers, `pipelines/stable_diffusion_xl/` (text-to-image and image-to-image).
 
 use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use candle_nn::var_builder::SimpleBackend;
 use image::RgbImage;
 
 use crate::conditioning::{Conditioning, TextStage, TextTowerLoader, time_ids};
@@ -14,6 +16,7 @@ use crate::denoise::{Guidance, Noise, denoise, draw};
 use crate::error::{Error, Result};
 use crate::finite::check_finite;
 use crate::observe::{Event, Observer, Stage, stage, step};
+use crate::quant::{OnLoad, Stored};
 use crate::request::{Dtype, Precision, Request, Rng};
 use crate::rng::{Philox, TorchCpu};
 use crate::scheduler::{Schedule, ScheduleOptions, SchedulerConfig};
@@ -67,10 +70,24 @@ impl Pipeline {
             }
             let unet = step(observer, Stage::Load, steps - 2, |_| {
                 let dtype = precision.unet.candle();
-                Unet::load(
-                    unet_config,
-                    checkpoint.weights(Component::Unet, dtype, device)?,
-                )
+                let weights = checkpoint.backend(Component::Unet)?;
+                let stored = checkpoint.quantisation()?;
+                let weights: Box<dyn SimpleBackend> = match (stored, precision.quant) {
+                    (None, None) => weights,
+                    (None, Some(scheme)) => Box::new(OnLoad::new(weights, scheme)),
+                    (Some(stored), None) => Box::new(Stored {
+                        inner: weights,
+                        scheme: stored.scheme,
+                    }),
+                    (Some(stored), Some(_)) => {
+                        return Err(Error::Request(format!(
+                            "this model is quantised already, as {}: leave --quant out",
+                            stored.scheme.name()
+                        )));
+                    }
+                };
+                let vb = VarBuilder::from_backend(weights, dtype, device.clone());
+                Unet::load(unet_config, vb)
             })?;
             let vae = step(observer, Stage::Load, steps - 1, |_| {
                 let dtype = vae_dtype(&vae_config, precision);

@@ -1,11 +1,13 @@
 //! What the user asked for, complete and validated. No tensors here.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::quant::Scheme;
 use crate::scheduler::{SchedulerKind, TimestepSpacing};
 
 /// Longest edge and largest batch that are taken for meant. What memory holds is less.
@@ -174,6 +176,9 @@ pub struct Precision {
     pub unet: Dtype,
     /// The VAE.
     pub vae: Dtype,
+    /// Int8 weights of the UNet, quantised as they are loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quant: Option<Scheme>,
 }
 
 impl Precision {
@@ -183,6 +188,30 @@ impl Precision {
             text_encoder: dtype,
             unet: dtype,
             vae: dtype,
+            quant: None,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    /// `f32`, or `text=f32,unet=bf16,vae=f32` as it is typed; `, w8a8` where the UNet is int8.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            text_encoder: text,
+            unet,
+            vae,
+            quant,
+        } = self;
+        match text == unet && unet == vae {
+            true => f.write_str(unet.name())?,
+            false => {
+                let [text, unet, vae] = [text, unet, vae].map(|dtype| dtype.name());
+                write!(f, "text={text},unet={unet},vae={vae}")?;
+            }
+        }
+        match quant {
+            Some(scheme) => write!(f, ", {}", scheme.name()),
+            None => Ok(()),
         }
     }
 }

@@ -88,12 +88,13 @@ fn the_record_has_every_figure() {
         (&device["name"], &device["fits"]),
         (&"h100".into(), &true.into())
     );
-    // Twenty guided steps of 3.38 TMAC, twice, at 66.9 TFLOP/s, and what memory binds beside them.
+    // Twenty guided steps, two forwards of 3.38 TMAC each at 66.9 TFLOP/s, and 4 % of norms and
+    // activations.
     let denoise = &device["stages"][2];
     let ms = denoise["forecast_ms"].as_f64().expect("a number");
     let arithmetic = 20.0 * 2.0 * 2.0 * 3.38e12 / 66.9e12 * 1e3;
     assert!(
-        (arithmetic..1.02 * arithmetic).contains(&ms),
+        (arithmetic..1.05 * arithmetic).contains(&ms),
         "{ms}, not {arithmetic}"
     );
     let images = device["images_per_s"].as_f64().expect("a number");
@@ -189,7 +190,7 @@ fn generate_refuses_what_cannot_fit_before_it_begins() {
         1,
         &[
             "100 images of 32768x32768",
-            "vae_decode",
+            "denoise",
             "weights",
             "workspace",
             "are free",

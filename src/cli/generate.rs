@@ -28,7 +28,7 @@ use super::failure::{say, warn};
 use super::interrupt::Interrupt;
 use super::{model, models, progress, stdout, threads, whole_file};
 use args::Count;
-pub use args::{Args, scheduler};
+pub use args::{Args, quant, scheduler};
 use latents::Noise;
 use record::{File, Record};
 

@@ -13,6 +13,7 @@ mod model;
 mod models;
 mod plan;
 mod progress;
+mod quantize;
 mod stdout;
 mod threads;
 mod units;
@@ -41,6 +42,8 @@ enum Command {
     /// Make images from a prompt
     #[command(visible_alias = "g")]
     Generate(Box<generate::Args>),
+    /// Write a model anew with int8 weights
+    Quantize(quantize::Args),
     /// Tell whether a run fits in memory, and how long it takes at best, before anything is loaded
     Plan(plan::Args),
     /// Measure a model: time and memory by stage, beside what they should be
@@ -61,6 +64,7 @@ enum Command {
 pub fn main() -> ExitCode {
     failure::guard(|| match Cli::parse().command {
         Command::Generate(args) => generate::run(*args),
+        Command::Quantize(args) => quantize::run(args),
         Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(*args),
         Command::Inspect(args) => inspect::run(&args),

@@ -7,6 +7,8 @@ use rayon::prelude::*;
 
 use crate::measure::memory;
 use crate::ops::cpu::{Rows, Threads, gemm_nn};
+use crate::ops::int8::kernel::Kernel;
+use crate::ops::int8::{Packed, Quantised, product};
 use crate::request::Dtype;
 
 /// A device's limits.
@@ -176,7 +178,8 @@ impl Device {
     /// This machine's CPU with all threads of the pool: the best of several float32 matrix products
     /// and of several copies, in about a second. Half precision computes in float32 here.
     pub fn this_cpu() -> Self {
-        let (flops_per_s, bytes_per_s) = rayon::scope(|_| (product_limit(), copy_limit()));
+        let (flops_per_s, int8_per_s, bytes_per_s) =
+            rayon::scope(|_| (product_limit(), int8_limit(), copy_limit()));
         Self {
             name: "cpu".into(),
             title: format!("this CPU, {} threads", rayon::current_num_threads()).into(),
@@ -185,12 +188,12 @@ impl Device {
                 tf32: None,
                 f16: flops_per_s,
                 bf16: flops_per_s,
-                int8: None,
+                int8: Some(int8_per_s),
                 fp8: None,
             },
             bytes_per_s,
             memory_bytes: memory::available_bytes().unwrap_or(0),
-            source: "measured: float32 matrix product and copy on all threads",
+            source: "measured: float32 and int8 matrix products and copy on all threads",
         }
     }
 
@@ -208,6 +211,20 @@ fn product_limit() -> f64 {
     let seconds = best(|| {
         let (a, b) = (Rows::dense(&a, n), Rows::dense(&b, n));
         gemm_nn(&mut out, n, 0.0, a, b, Threads::All);
+        std::hint::black_box(&mut out);
+    });
+    2.0 * (n * n * n) as f64 / seconds
+}
+
+/// Integer operations in a second of the int8 product that the operations use.
+fn int8_limit() -> f64 {
+    let n = GEMM_EDGE;
+    let x = Quantised::rows(&vec![0.5f32; n * n], n);
+    let (values, scales) = (vec![77i8; n * n], vec![0.01f32; n]);
+    let weight = Packed::new(Kernel::best(), &values, &scales, [n, n, 1]);
+    let mut out = vec![0f32; n * n];
+    let seconds = best(|| {
+        product(&mut out, &x, &weight, None, |row, _| Some(row));
         std::hint::black_box(&mut out);
     });
     2.0 * (n * n * n) as f64 / seconds

@@ -63,13 +63,10 @@ pub fn fitting(
         width_px,
         ..
     } = *request;
-    let images = match count {
-        1 => "an image".to_owned(),
-        _ => format!("{count} images"),
-    };
+    let images = if count == 1 { "image" } else { "images" };
     let mut text = format!(
-        "{images} of {height_px}x{width_px} (height x width) need {} in {}: weights and vocabularies \
-         {}, images and activations {}, workspace {}; {} are free",
+        "{count} {images} of {height_px}x{width_px} (height x width): {} are needed in {}, weights and \
+         vocabularies {}, images and activations {}, workspace {}; {} are free",
         BinaryBytes(memory.peak),
         stage.stage,
         BinaryBytes(memory.resident),
@@ -119,7 +116,7 @@ impl WayOut {
 const TILES: [usize; 2] = [64, 32];
 
 /// Changes that keep the picture's size, from the gentlest on, that lower the run's peak: decoding in
-/// tiles, half precision, both, one image at a time.
+/// tiles, half precision, both, one image at a time. A smaller tile stands there only if it helps.
 pub fn ways_out(model: &Model, request: &Request, threads: usize) -> Result<Vec<WayOut>> {
     let peak = forecast(model, request, threads)?.peak().memory.peak;
     let mut tiles = vec![None];
@@ -136,6 +133,7 @@ pub fn ways_out(model: &Model, request: &Request, threads: usize) -> Result<Vec<
     let mut ways = Vec::new();
     for &count in &counts {
         for &precision in &types {
+            let mut least = peak;
             for &tile in &tiles {
                 let options = [
                     precision.map(|_| format!("--dtype {}", Dtype::Bf16.name())),
@@ -154,7 +152,8 @@ pub fn ways_out(model: &Model, request: &Request, threads: usize) -> Result<Vec<
                     options: options.join(" "),
                     forecast,
                 };
-                if way.peak_bytes() < peak {
+                if way.peak_bytes() < least {
+                    least = way.peak_bytes();
                     ways.push(way);
                 }
             }

@@ -4,6 +4,8 @@ use candle_core::DType;
 
 use super::ComponentForecast;
 use super::heap::{Heap, Tensor};
+use super::model::Int8;
+use crate::ops::int8::Int8Weights;
 
 /// What candle keeps of a tensor besides its values: two reference-counted blocks, shape and strides.
 const TENSOR_BYTES: usize = 320;
@@ -15,6 +17,7 @@ pub struct Loader {
     heap: Heap,
     kept: DType,
     held: Vec<Tensor>,
+    parameters: usize,
 }
 
 impl Loader {
@@ -24,11 +27,35 @@ impl Loader {
             heap: heap.clone(),
             kept,
             held: Vec::new(),
+            parameters: 0,
+        }
+    }
+
+    /// A weight [out, in, taps] and its bias, in int8 where a layer is named that `int8` selects.
+    pub fn layer(&mut self, sizes: [usize; 3], bias: bool, int8: &Int8, part: &str) {
+        let values = sizes.iter().product();
+        match int8.of(part) {
+            None => self.tensor(values),
+            Some(scheme) => {
+                // The weight as it is quantised: in float32, and in the file's order.
+                let copies = match int8.on_load() {
+                    true => 5 * values,
+                    false => values,
+                };
+                let bytes = Int8Weights::bytes(scheme, sizes);
+                self.heap.pass(copies.max(values + bytes));
+                self.parameters += values;
+                self.held.push(self.heap.tensor([bytes], DType::U8));
+            }
+        }
+        if bias {
+            self.tensor(sizes[0]);
         }
     }
 
     /// A tensor.
     pub fn tensor(&mut self, values: usize) {
+        self.parameters += values;
         self.heap.keep(TENSOR_BYTES);
         self.held.push(self.heap.tensor([values], self.kept));
     }
@@ -41,25 +68,26 @@ impl Loader {
 
     /// A linear layer.
     pub fn linear(&mut self, inputs: usize, outputs: usize, bias: bool) {
-        self.tensor(inputs * outputs);
-        if bias {
-            self.tensor(outputs);
-        }
+        self.layer([outputs, inputs, 1], bias, &Int8::default(), "");
     }
 
     /// A convolution.
     pub fn conv(&mut self, inputs: usize, outputs: usize, kernel: usize) {
-        self.tensor(inputs * outputs * kernel * kernel);
-        self.tensor(outputs);
+        self.layer(
+            [outputs, inputs, kernel * kernel],
+            true,
+            &Int8::default(),
+            "",
+        );
     }
 
     /// The component, and its weights, to be held as long as it is.
     pub fn finish(self, name: &'static str) -> (ComponentForecast, Vec<Tensor>) {
-        let sum = |of: fn(&Tensor) -> usize| self.held.iter().map(of).sum::<usize>() as u64;
+        let bytes = |tensor: &Tensor| (tensor.count() * tensor.value_bytes()) as u64;
         let component = ComponentForecast {
             name,
-            parameters: sum(Tensor::count),
-            bytes: sum(|tensor| tensor.count() * tensor.value_bytes()),
+            parameters: self.parameters as u64,
+            bytes: self.held.iter().map(bytes).sum(),
         };
         (component, self.held)
     }

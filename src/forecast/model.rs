@@ -4,6 +4,8 @@ use super::vocabulary::Vocabulary;
 use crate::config::{ClipConfig, UnetConfig, VaeConfig};
 use crate::error::Result;
 use crate::pipeline::{check_channels, load_scheduler, text_towers};
+use crate::quant::{QuantConfig, Scheme, Selection};
+use crate::request::Precision;
 use crate::scheduler::SchedulerConfig;
 use crate::weights::checkpoint::{Checkpoint, Component};
 
@@ -15,6 +17,7 @@ pub struct Model {
     pub(super) vae: VaeConfig,
     pub(super) scheduler: SchedulerConfig,
     pub(super) force_zeros_for_empty_prompt: bool,
+    stored: Option<QuantConfig>,
 }
 
 /// A text encoder and its tokenizer.
@@ -25,7 +28,39 @@ pub(super) struct Tower {
     pub vocabulary: Vocabulary,
 }
 
+/// Which layers of the UNet are int8, told by the end of their names (`attn1.to_q`, `conv1`): a list
+/// of kept names that tells one block from another is beyond the forecast.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Int8 {
+    layers: Option<(Scheme, Selection)>,
+    on_load: bool,
+}
+
+impl Int8 {
+    /// Of a layer.
+    pub fn of(&self, part: &str) -> Option<Scheme> {
+        let (scheme, selection) = self.layers.as_ref()?;
+        selection.selects(part).then_some(*scheme)
+    }
+
+    /// Whether the weights become int8 as they are loaded.
+    pub fn on_load(&self) -> bool {
+        self.on_load
+    }
+}
+
 impl Model {
+    /// What is int8 under a request.
+    pub(super) fn int8(&self, precision: Precision) -> Int8 {
+        let stored = self.stored.as_ref();
+        let stored = stored.map(|s| (s.scheme, Selection::of(s.kept.clone())));
+        let asked = precision.quant.map(|scheme| (scheme, Selection::default()));
+        Int8 {
+            on_load: stored.is_none(),
+            layers: stored.or(asked),
+        }
+    }
+
     /// Reads the configs.
     ///
     /// # Errors
@@ -50,6 +85,7 @@ impl Model {
             vae,
             scheduler: load_scheduler(checkpoint)?,
             force_zeros_for_empty_prompt: checkpoint.force_zeros_for_empty_prompt(),
+            stored: checkpoint.quantisation()?,
         })
     }
 

@@ -3,18 +3,31 @@
 use candle_core::DType;
 
 use super::heap::Tensor;
+use crate::ops::int8::Scheme;
 use crate::ops::{Activation, Padding, out_size, work, workspace};
 
 /// x [.., in] → [.., outputs].
 pub fn linear(x: &Tensor, outputs: usize, bias: bool) -> Tensor {
+    linear_in(None, x, outputs, bias)
+}
+
+/// The same with a weight in int8 where a scheme is given.
+pub fn linear_in(int8: Option<Scheme>, x: &Tensor, outputs: usize, bias: bool) -> Tensor {
     let inputs = x.width();
     let rows = x.count() / inputs;
     let mut dims = x.dims().to_vec();
     dims.pop();
     dims.push(outputs);
     x.heap().run(
-        work::linear(rows, inputs, outputs, bias, x.value_bytes()),
-        workspace::linear(x.dtype(), rows, inputs, outputs, bias),
+        work::linear(rows, inputs, outputs, bias, x.value_bytes(), int8),
+        workspace::linear(
+            x.dtype(),
+            rows,
+            (inputs, outputs),
+            bias,
+            int8,
+            x.heap().threads(),
+        ),
         dims,
         x.dtype(),
     )
@@ -27,6 +40,7 @@ pub struct Conv {
     kernel: usize,
     stride: usize,
     padding: Padding,
+    int8: Option<Scheme>,
 }
 
 impl Conv {
@@ -42,7 +56,13 @@ impl Conv {
             kernel,
             stride,
             padding,
+            int8: None,
         }
+    }
+
+    /// Its weight in int8, if a scheme is given.
+    pub fn kept_in(self, int8: Option<Scheme>) -> Self {
+        Self { int8, ..self }
     }
 
     /// image [B, H, W, in] → [B, H', W', out].
@@ -53,6 +73,7 @@ impl Conv {
             kernel,
             stride,
             padding,
+            int8,
         } = self;
         let [out_height, out_width] = out_size(height, width, kernel, stride, padding);
         let (pixels, out_pixels) = (batch * height * width, out_height * out_width);
@@ -65,6 +86,7 @@ impl Conv {
                 inputs,
                 outputs,
                 image.value_bytes(),
+                int8,
             ),
             workspace::conv2d(
                 image.dtype(),
@@ -72,6 +94,8 @@ impl Conv {
                 taps,
                 (inputs, outputs),
                 pointwise,
+                int8,
+                image.heap().threads(),
             ),
             vec![batch, out_height, out_width, outputs],
             image.dtype(),

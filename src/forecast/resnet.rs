@@ -2,19 +2,26 @@
 
 use super::heap::Tensor;
 use super::loader::Loader;
-use super::ops::{Conv, add, linear};
+use super::model::Int8;
+use super::ops::{Conv, add, linear_in};
 
 /// `ResnetBlock::load`.
-pub fn load(inputs: usize, outputs: usize, embedding: Option<usize>, weights: &mut Loader) {
+pub fn load(
+    inputs: usize,
+    outputs: usize,
+    embedding: Option<usize>,
+    int8: &Int8,
+    weights: &mut Loader,
+) {
     weights.norm(inputs);
-    weights.conv(inputs, outputs, 3);
+    weights.layer([outputs, inputs, 9], true, int8, "conv1");
     if let Some(width) = embedding {
-        weights.linear(width, outputs, true);
+        weights.layer([outputs, width, 1], true, int8, "time_emb_proj");
     }
     weights.norm(outputs);
-    weights.conv(outputs, outputs, 3);
+    weights.layer([outputs, outputs, 9], true, int8, "conv2");
     if inputs != outputs {
-        weights.conv(inputs, outputs, 1);
+        weights.layer([outputs, inputs, 1], true, int8, "conv_shortcut");
     }
 }
 
@@ -24,19 +31,21 @@ pub fn forward(
     outputs: usize,
     embedding: Option<&Tensor>,
     scale: f64,
+    int8: &Int8,
     norm: &dyn Fn(&Tensor) -> Tensor,
 ) -> Tensor {
-    let mut h = Conv::same(outputs, 3).forward(&norm(x));
+    let conv = |kernel, part| Conv::same(outputs, kernel).kept_in(int8.of(part));
+    let mut h = conv(3, "conv1").forward(&norm(x));
     if let Some(embedding) = embedding {
-        let shift = linear(embedding, outputs, true); // [B, C_out]
+        let shift = linear_in(int8.of("time_emb_proj"), embedding, outputs, true); // [B, C_out]
         h = add(&h, &shift);
     }
     h = norm(&h);
-    h = Conv::same(outputs, 3).forward(&h);
+    h = conv(3, "conv2").forward(&h);
     let sum = if x.width() == outputs {
         add(x, &h)
     } else {
-        add(&Conv::same(outputs, 1).forward(x), &h)
+        add(&conv(1, "conv_shortcut").forward(x), &h)
     };
     if scale == 1.0 { sum } else { sum.like() }
 }

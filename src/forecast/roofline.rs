@@ -8,7 +8,7 @@
 
 use super::device::Device;
 use super::{Forecast, StageForecast};
-use crate::measure::op::Work;
+use crate::measure::op::{Op, Work};
 use crate::request::Dtype;
 
 /// Which limit binds.
@@ -43,8 +43,12 @@ impl Bound {
     /// Of one operation on tensors of a type.
     pub fn of(work: &Work, dtype: Dtype, device: &Device) -> Self {
         let peaks = &device.peaks;
+        let products = match work.op {
+            Op::Int8Linear | Op::Int8Conv2d => peaks.int8.unwrap_or(peaks.of(dtype)),
+            _ => peaks.of(dtype),
+        };
         let arithmetic_ms =
-            1e3 * (2.0 * work.macs as f64 / peaks.of(dtype) + work.other_flops as f64 / peaks.f32);
+            1e3 * (2.0 * work.macs as f64 / products + work.other_flops as f64 / peaks.f32);
         let memory_ms = 1e3 * work.bytes() as f64 / device.bytes_per_s;
         match arithmetic_ms >= memory_ms {
             true => Self {

@@ -4,7 +4,7 @@ use candle_core::DType;
 
 use super::heap::{Heap, Tensor};
 use super::loader::Loader;
-use super::model::{Model, Tower};
+use super::model::{Int8, Model, Tower};
 use super::vae::Vae;
 use super::{ComponentForecast, Forecast, StageForecast, clip, unet, vae, vocabulary};
 use crate::error::Result;
@@ -32,6 +32,7 @@ pub fn walk(model: &Model, request: &Request, threads: usize) -> Result<Forecast
             config: &model.vae,
             dtype: vae_dtype(&model.vae, request.precision),
         },
+        int8: model.int8(request.precision),
     };
     let vae_type = run.vae.dtype;
     let mut stages = Vec::new();
@@ -81,6 +82,7 @@ struct Run<'a> {
     latents: [usize; 4],
     heap: Heap,
     vae: Vae<'a>,
+    int8: Int8,
 }
 
 /// One side of the guidance: context [1, N, C] and pooled [1, P].
@@ -119,7 +121,7 @@ impl Run<'_> {
             add(loader, tower.component);
         }
         let mut loader = Loader::new(&self.heap, precision.unet.candle());
-        unet::load(unet, &mut loader);
+        unet::load(unet, &self.int8, &mut loader);
         add(loader, Component::Unet);
         let mut loader = Loader::new(&self.heap, self.vae.dtype);
         vae::load(vae, &mut loader);
@@ -144,7 +146,12 @@ impl Run<'_> {
         let pooled: Vec<&Tensor> = rows.iter().map(|row| &row.pooled).collect();
         let dtype = request.precision.unet.candle();
         let (context, pooled) = (Tensor::cat(&context, 0), Tensor::cat(&pooled, 0));
-        Ok(unet::prepare(config, dtype, &context, &pooled))
+        Ok(unet::prepare(
+            config,
+            (dtype, &self.int8),
+            &context,
+            &pooled,
+        ))
     }
 
     /// `TextStage::encode`.
@@ -263,12 +270,12 @@ impl Run<'_> {
     /// `denoise::predict`.
     fn predict(&self, latents: &Tensor, prepared: &unet::Prepared) -> Tensor {
         let config = &self.model.unet;
-        let dtype = self.request.precision.unet.candle();
+        let form = (self.request.precision.unet.candle(), &self.int8);
         if prepared.rows() != 2 {
-            return unet::forward(config, dtype, latents, prepared);
+            return unet::forward(config, form, latents, prepared);
         }
         let doubled = Tensor::cat(&[latents, latents], 0); // [2B, L, h, w]
-        let both = unet::forward(config, dtype, &doubled, prepared);
+        let both = unet::forward(config, form, &doubled, prepared);
         let guided = sum(both.view(latents.dims()), affine(latents.like()));
         if self.request.guidance_rescale == 0.0 {
             return guided;

@@ -6,17 +6,19 @@ use candle_core::DType;
 
 use super::heap::{Heap, Tensor};
 use super::loader::Loader;
+use super::model::Int8;
 use super::ops::{
     Conv, Statistics, activation, add, attention, concat_channels, geglu, group_norm, layer_norm,
-    linear, to_channels_first, to_channels_last, upsample_nearest,
+    linear_in, to_channels_first, to_channels_last, upsample_nearest,
 };
 use super::resnet;
 use crate::config::{LevelConfig, TransformerConfig, UnetConfig};
+use crate::ops::int8::Scheme;
 use crate::ops::{Activation, Padding};
 use crate::unet::halving;
 
 /// `Unet::load`.
-pub fn load(config: &UnetConfig, weights: &mut Loader) {
+pub fn load(config: &UnetConfig, int8: &Int8, weights: &mut Loader) {
     let base = config.base_channels();
     let embedding = Some(config.time_embedding_width);
     let mut inputs = base;
@@ -24,53 +26,64 @@ pub fn load(config: &UnetConfig, weights: &mut Loader) {
     for (i, level) in config.down.iter().enumerate() {
         let last = i + 1 == config.down.len();
         for _ in 0..level.layers {
-            resnet::load(inputs, level.channels, embedding, weights);
+            resnet::load(inputs, level.channels, embedding, int8, weights);
             inputs = level.channels;
         }
         if !last {
-            weights.conv(inputs, inputs, 3);
+            weights.layer([inputs, inputs, 9], true, int8, "downsamplers.0.conv");
         }
-        load_transformers(level.transformer.as_ref(), inputs, weights);
+        load_transformers(level.transformer.as_ref(), inputs, int8, weights);
         skips.extend(vec![inputs; level.layers + usize::from(!last)]);
     }
     if let Some(transformer) = &config.mid {
         for _ in 0..1 + usize::from(transformer.is_some()) {
-            resnet::load(inputs, inputs, embedding, weights);
+            resnet::load(inputs, inputs, embedding, int8, weights);
         }
-        load_transformers(transformer.as_ref(), inputs, weights);
+        load_transformers(transformer.as_ref(), inputs, int8, weights);
     }
     for (i, level) in config.up.iter().enumerate() {
         for skip in skips.split_off(skips.len() - level.layers).iter().rev() {
-            resnet::load(skip + inputs, level.channels, embedding, weights);
+            resnet::load(skip + inputs, level.channels, embedding, int8, weights);
             inputs = level.channels;
         }
         if i + 1 < config.up.len() {
-            weights.conv(inputs, inputs, 3);
+            weights.layer([inputs, inputs, 9], true, int8, "upsamplers.0.conv");
         }
-        load_transformers(level.transformer.as_ref(), inputs, weights);
+        load_transformers(level.transformer.as_ref(), inputs, int8, weights);
     }
-    weights.conv(config.in_channels, base, config.conv_in_kernel);
+    let taps = |kernel: usize| kernel * kernel;
+    let sizes = [base, config.in_channels, taps(config.conv_in_kernel)];
+    weights.layer(sizes, true, int8, "conv_in");
     let width = config.time_embedding_width;
-    for (inputs, condition) in [
-        (base, config.time_cond_proj_dim),
-        (config.projection_class_embeddings_input_dim, None),
+    for (part, inputs, condition) in [
+        (TIME_EMBEDDING, base, config.time_cond_proj_dim),
+        (
+            ADD_EMBEDDING,
+            config.projection_class_embeddings_input_dim,
+            None,
+        ),
     ] {
-        weights.linear(inputs, width, true);
-        weights.linear(width, width, true);
+        weights.layer([width, inputs, 1], true, int8, part);
+        weights.layer([width, width, 1], true, int8, part);
         if let Some(condition) = condition {
-            weights.linear(condition, inputs, false);
+            weights.layer([inputs, condition, 1], false, int8, part);
         }
     }
     weights.norm(base);
-    weights.conv(base, config.out_channels, config.conv_out_kernel);
+    let sizes = [config.out_channels, base, taps(config.conv_out_kernel)];
+    weights.layer(sizes, true, int8, "conv_out");
 }
 
 /// A projection has as many weights as a linear layer and as a 1×1 convolution.
 fn load_transformers(
     transformer: Option<&TransformerConfig>,
     channels: usize,
+    int8: &Int8,
     weights: &mut Loader,
 ) {
+    let linear = |weights: &mut Loader, inputs, outputs, bias, part: &str| {
+        weights.layer([outputs, inputs, 1], bias, int8, part);
+    };
     let Some(TransformerConfig {
         context_width,
         depths,
@@ -81,22 +94,50 @@ fn load_transformers(
     };
     for &depth in depths {
         weights.norm(channels);
-        weights.linear(channels, channels, true);
+        linear(weights, channels, channels, true, "proj_in");
         for _ in 0..depth {
-            for context in [channels, *context_width] {
+            for (parts, context) in [(SELF, channels), (CROSS, *context_width)] {
                 weights.norm(channels);
-                weights.linear(channels, channels, false);
-                weights.linear(context, channels, false);
-                weights.linear(context, channels, false);
-                weights.linear(channels, channels, true);
+                linear(weights, channels, channels, false, parts.to_q);
+                linear(weights, context, channels, false, parts.to_k);
+                linear(weights, context, channels, false, parts.to_v);
+                linear(weights, channels, channels, true, parts.to_out);
             }
             weights.norm(channels);
-            weights.linear(channels, 8 * channels, true);
-            weights.linear(4 * channels, channels, true);
+            linear(weights, channels, 8 * channels, true, FF_IN);
+            linear(weights, 4 * channels, channels, true, FF_OUT);
         }
-        weights.linear(channels, channels, true);
+        linear(weights, channels, channels, true, "proj_out");
     }
 }
+
+const TIME_EMBEDDING: &str = "time_embedding";
+const ADD_EMBEDDING: &str = "add_embedding";
+const FF_IN: &str = "ff.net.0.proj";
+const FF_OUT: &str = "ff.net.2";
+
+/// Names of an attention's projections.
+#[derive(Clone, Copy)]
+struct Projections {
+    to_q: &'static str,
+    to_k: &'static str,
+    to_v: &'static str,
+    to_out: &'static str,
+}
+
+const SELF: Projections = Projections {
+    to_q: "attn1.to_q",
+    to_k: "attn1.to_k",
+    to_v: "attn1.to_v",
+    to_out: "attn1.to_out.0",
+};
+
+const CROSS: Projections = Projections {
+    to_q: "attn2.to_q",
+    to_k: "attn2.to_k",
+    to_v: "attn2.to_v",
+    to_out: "attn2.to_out.0",
+};
 
 /// `unet::Prepared`.
 pub struct Prepared {
@@ -113,7 +154,12 @@ impl Prepared {
 }
 
 /// `Unet::prepare`: context [R, N, C], pooled [R, P].
-pub fn prepare(config: &UnetConfig, dtype: DType, context: &Tensor, pooled: &Tensor) -> Prepared {
+pub fn prepare(
+    config: &UnetConfig,
+    (dtype, int8): (DType, &Int8),
+    context: &Tensor,
+    pooled: &Tensor,
+) -> Prepared {
     let context = context.cast(dtype);
     let levels = |levels: &[LevelConfig]| -> Vec<(usize, usize)> {
         let blocks = |level: &LevelConfig| {
@@ -131,10 +177,13 @@ pub fn prepare(config: &UnetConfig, dtype: DType, context: &Tensor, pooled: &Ten
     let widths = [levels(&config.down), levels(&mid), levels(&config.up)].concat();
     let key_values = widths
         .into_iter()
-        .map(|(k, v)| (linear(&context, k, false), linear(&context, v, false)))
+        .map(|(k, v)| {
+            let project = |part, width| linear_in(int8.of(part), &context, width, false);
+            (project(CROSS.to_k, k), project(CROSS.to_v, v))
+        })
         .collect();
     Prepared {
-        added: added(config, &pooled.cast(dtype)),
+        added: added(config, int8, &pooled.cast(dtype)),
         guidance: config.time_cond_proj_dim.map(|width| {
             let wave = context.heap().tensor([1, width], DType::F32);
             wave.cast(dtype)
@@ -144,31 +193,37 @@ pub fn prepare(config: &UnetConfig, dtype: DType, context: &Tensor, pooled: &Ten
 }
 
 /// `Embeddings::added`: pooled [R, P] → [R, T].
-fn added(config: &UnetConfig, pooled: &Tensor) -> Tensor {
+fn added(config: &UnetConfig, int8: &Int8, pooled: &Tensor) -> Tensor {
     let [rows, pooled_width] = pooled.sizes();
     let width = config.projection_class_embeddings_input_dim - pooled_width;
     let waves = pooled.heap().tensor([rows, width], DType::F32);
     let joined = Tensor::cat(&[pooled, &waves.cast(pooled.dtype())], 1);
-    embed(config, &joined, None)
+    embed(config, int8.of(ADD_EMBEDDING), &joined, None)
 }
 
 /// `EmbeddingMlp::forward`.
-fn embed(config: &UnetConfig, x: &Tensor, condition: Option<&Tensor>) -> Tensor {
+fn embed(
+    config: &UnetConfig,
+    int8: Option<Scheme>,
+    x: &Tensor,
+    condition: Option<&Tensor>,
+) -> Tensor {
     let width = config.time_embedding_width;
     let x = match condition {
         Some(condition) => {
-            linear(condition, x.width(), false);
+            linear_in(int8, condition, x.width(), false);
             x.like()
         }
         None => x.clone(),
     };
-    let hidden = activation(&linear(&x, width, true), Activation::Silu);
-    linear(&hidden, width, true)
+    let hidden = activation(&linear_in(int8, &x, width, true), Activation::Silu);
+    linear_in(int8, &hidden, width, true)
 }
 
 /// What the blocks of one forward share.
 struct Forward<'a> {
     config: &'a UnetConfig,
+    int8: &'a Int8,
     /// The activated time embedding: [B, T].
     embedding: Tensor,
     /// The remaining cross-attentions' keys and values.
@@ -176,11 +231,21 @@ struct Forward<'a> {
 }
 
 /// `Unet::forward`: sample [B, C_in, H, W] → [B, C_out, H, W].
-pub fn forward(config: &UnetConfig, dtype: DType, sample: &Tensor, prepared: &Prepared) -> Tensor {
+pub fn forward(
+    config: &UnetConfig,
+    (dtype, int8): (DType, &Int8),
+    sample: &Tensor,
+    prepared: &Prepared,
+) -> Tensor {
     let heap: &Heap = sample.heap();
     let base = config.base_channels();
     let wave = heap.tensor([1, base], DType::F32).cast(dtype);
-    let _time = embed(config, &wave, prepared.guidance.as_ref()); // [1, T]
+    let _time = embed(
+        config,
+        int8.of(TIME_EMBEDDING),
+        &wave,
+        prepared.guidance.as_ref(),
+    ); // [1, T]
     let embedding = prepared.added.like(); // [R, T]
     let [rows, width] = embedding.sizes();
     let images = sample.dims()[0] / rows;
@@ -190,12 +255,14 @@ pub fn forward(config: &UnetConfig, dtype: DType, sample: &Tensor, prepared: &Pr
     };
     let mut run = Forward {
         config,
+        int8,
         embedding: activation(&embedding, Activation::Silu), // [B, T]
         contexts: prepared.key_values.iter(),
     };
 
     let x = to_channels_last(sample, dtype); // [B, H, W, C_in]
-    let mut x = edge(base, config.conv_in_kernel).forward(&x); // [B, H, W, C]
+    let conv_in = edge(base, config.conv_in_kernel).kept_in(int8.of("conv_in"));
+    let mut x = conv_in.forward(&x); // [B, H, W, C]
     let mut skips = vec![x.clone()];
     for (i, level) in config.down.iter().enumerate() {
         x = run.down(x, level, i + 1 == config.down.len(), &mut skips);
@@ -207,7 +274,8 @@ pub fn forward(config: &UnetConfig, dtype: DType, sample: &Tensor, prepared: &Pr
         x = run.up(x, level, i + 1 == config.up.len(), &mut skips);
     }
     let x = run.norm(&x, Some(Activation::Silu));
-    let x = edge(config.out_channels, config.conv_out_kernel).forward(&x); // [B, H, W, C_out]
+    let conv_out = edge(config.out_channels, config.conv_out_kernel).kept_in(int8.of("conv_out"));
+    let x = conv_out.forward(&x); // [B, H, W, C_out]
     to_channels_first(&x, DType::F32) // [B, C_out, H, W]
 }
 
@@ -222,7 +290,7 @@ impl Forward<'_> {
     }
 
     fn resnet(&self, x: &Tensor, outputs: usize, scale: f64) -> Tensor {
-        resnet::forward(x, outputs, Some(&self.embedding), scale, &|x| {
+        resnet::forward(x, outputs, Some(&self.embedding), scale, self.int8, &|x| {
             self.norm(x, Some(Activation::Silu))
         })
     }
@@ -241,7 +309,10 @@ impl Forward<'_> {
         }
         if !last {
             let halving = halving(self.config.downsample_padding);
-            x = Conv::new(level.channels, 3, 2, halving).forward(&x);
+            let conv = Conv::new(level.channels, 3, 2, halving);
+            x = conv
+                .kept_in(self.int8.of("downsamplers.0.conv"))
+                .forward(&x);
             skips.push(x.clone());
         }
         x
@@ -273,7 +344,8 @@ impl Forward<'_> {
         }
         if let (false, Some(next)) = (last, skips.last()) {
             let [_, height, width, _] = next.sizes();
-            x = Conv::same(level.channels, 3).forward(&upsample_nearest(&x, height, width));
+            let conv = Conv::same(level.channels, 3).kept_in(self.int8.of("upsamplers.0.conv"));
+            x = conv.forward(&upsample_nearest(&x, height, width));
         }
         x
     }
@@ -292,34 +364,39 @@ impl Forward<'_> {
             return x;
         };
         let [b, h, w, c] = x.sizes();
-        let project = |x: &Tensor| match self.config.use_linear_projection {
-            true => linear(x, c, true),
-            false => Conv::same(c, 1).forward(x),
+        let int8 = self.int8;
+        let linear = self.config.use_linear_projection;
+        let project = |x: &Tensor, part| match linear {
+            true => linear_in(int8.of(part), x, c, true),
+            false => Conv::same(c, 1).kept_in(int8.of(part)).forward(x),
         };
-        let hidden = project(&self.norm(&x, None));
+        let hidden = project(&self.norm(&x, None), "proj_in");
         let mut hidden = hidden.view([b, h * w, c]); // [B, H·W, C]
         for _ in 0..depth {
             let context = self.contexts.next().expect("one for each block");
-            hidden = block(&hidden, transformer.heads, context);
+            hidden = block(&hidden, transformer.heads, int8, context);
         }
-        let hidden = project(&hidden.view([b, h, w, c]));
+        let hidden = project(&hidden.view([b, h, w, c]), "proj_out");
         add(&hidden, &x)
     }
 }
 
 /// `TransformerBlock::forward`: x [B, H·W, C] → [B, H·W, C].
-fn block(x: &Tensor, heads: usize, (keys, values): &(Tensor, Tensor)) -> Tensor {
+fn block(x: &Tensor, heads: usize, int8: &Int8, (keys, values): &(Tensor, Tensor)) -> Tensor {
     let c = x.width();
-    let attend = |x: &Tensor, keys: &Tensor, values: &Tensor| {
-        let queries = linear(x, c, false);
-        linear(&attention(&queries, keys, values, heads, false), c, true)
+    let project = |x: &Tensor, width, bias, part| linear_in(int8.of(part), x, width, bias);
+    let attend = |x: &Tensor, parts: Projections, keys: &Tensor, values: &Tensor| {
+        let queries = project(x, c, false, parts.to_q);
+        let mixed = attention(&queries, keys, values, heads, false);
+        project(&mixed, c, true, parts.to_out)
     };
     let mut x = {
         let normed = layer_norm(x);
-        let (keys, values) = (linear(&normed, c, false), linear(&normed, c, false));
-        add(x, &attend(&normed, &keys, &values))
+        let keys = project(&normed, c, false, SELF.to_k);
+        let values = project(&normed, c, false, SELF.to_v);
+        add(x, &attend(&normed, SELF, &keys, &values))
     };
-    x = add(&x, &attend(&layer_norm(&x), keys, values));
-    let inner = geglu(&linear(&layer_norm(&x), 8 * c, true)); // [B, H·W, 4C]
-    add(&x, &linear(&inner, c, true))
+    x = add(&x, &attend(&layer_norm(&x), CROSS, keys, values));
+    let inner = geglu(&project(&layer_norm(&x), 8 * c, true, FF_IN)); // [B, H·W, 4C]
+    add(&x, &project(&inner, c, true, FF_OUT))
 }

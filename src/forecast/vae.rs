@@ -4,6 +4,7 @@ use candle_core::DType;
 
 use super::heap::Tensor;
 use super::loader::Loader;
+use super::model::Int8;
 use super::ops::{
     Conv, Statistics, add, attention, group_norm, linear, to_channels_first, to_channels_last,
     upsample_nearest,
@@ -55,13 +56,13 @@ pub fn load(config: &VaeConfig, weights: &mut Loader) {
 fn load_level((inputs, outputs): (usize, usize), layers: usize, weights: &mut Loader) {
     for i in 0..layers {
         let inputs = if i == 0 { inputs } else { outputs };
-        resnet::load(inputs, outputs, None, weights);
+        resnet::load(inputs, outputs, None, &Int8::default(), weights);
     }
 }
 
 fn load_mid(config: &VaeConfig, channels: usize, weights: &mut Loader) {
     for _ in 0..2 {
-        resnet::load(channels, channels, None, weights);
+        resnet::load(channels, channels, None, &Int8::default(), weights);
     }
     if config.mid_block_add_attention {
         weights.norm(channels);
@@ -213,7 +214,7 @@ impl Vae<'_> {
     }
 
     fn resnet(self, x: &Tensor, outputs: usize, statistics: Statistics) -> Tensor {
-        resnet::forward(x, outputs, None, 1.0, &|x| {
+        resnet::forward(x, outputs, None, 1.0, &Int8::default(), &|x| {
             self.norm(x, Some(Activation::Silu), statistics)
         })
     }

@@ -19,8 +19,12 @@ use super::memory;
 pub enum Op {
     /// y = x·W + b.
     Linear,
+    /// The same of integers: int8 weights and activations.
+    Int8Linear,
     /// Two-dimensional convolution.
     Conv2d,
+    /// The same of integers.
+    Int8Conv2d,
     /// softmax(q·kᵀ/√d)·v.
     Attention,
     /// Group norm, with the activation behind it if there is one.
@@ -40,9 +44,11 @@ pub enum Op {
 
 impl Op {
     /// All kinds.
-    pub const ALL: [Op; 9] = [
+    pub const ALL: [Op; 11] = [
         Op::Linear,
+        Op::Int8Linear,
         Op::Conv2d,
+        Op::Int8Conv2d,
         Op::Attention,
         Op::GroupNorm,
         Op::LayerNorm,
@@ -56,7 +62,9 @@ impl Op {
     pub fn name(self) -> &'static str {
         match self {
             Op::Linear => "linear",
+            Op::Int8Linear => "int8_linear",
             Op::Conv2d => "conv2d",
+            Op::Int8Conv2d => "int8_conv2d",
             Op::Attention => "attention",
             Op::GroupNorm => "group_norm",
             Op::LayerNorm => "layer_norm",

@@ -3,12 +3,15 @@
 //! The CPU path gathers the patches of a block of output pixels (never of the whole image) and
 //! multiplies the block by the weights. A 1×1 convolution of stride 1 is the product alone.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
 use super::cpu::{Rows, Values, linear_rows, store, task_rows};
-use super::weight::{self, outputs_last};
+use super::int8::{Int8Weights, Quantised, product};
+use super::weight::{Weight, load_weight, outputs_last};
 use super::work;
 use crate::measure::op;
 
@@ -37,11 +40,20 @@ impl Padding {
     }
 }
 
-/// A convolution: weight kept as [kernel, kernel, in, out], bias `[out]`.
+/// A convolution: weight kept as [kernel, kernel, in, out] or in int8, bias `[out]`.
 #[derive(Clone, Debug)]
 pub struct Conv2d {
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor,
+    shape: ConvShape,
+}
+
+/// Channels, kernel, stride and padding of a convolution.
+#[derive(Clone, Copy, Debug)]
+struct ConvShape {
+    kernel: usize,
+    inputs: usize,
+    outputs: usize,
     stride: usize,
     padding: Padding,
 }
@@ -49,58 +61,103 @@ pub struct Conv2d {
 impl Conv2d {
     /// Reads `weight` [out, in, kernel, kernel] and `bias`; stride 1, the image's size kept.
     pub fn load(inputs: usize, outputs: usize, kernel: usize, vb: VarBuilder) -> Result<Self> {
-        let shape = [outputs, inputs, kernel, kernel];
         Ok(Self {
-            weight: weight::load(&shape, &vb)?, // [kernel, kernel, in, out]
+            weight: load_weight(&[outputs, inputs, kernel, kernel], &vb)?,
             bias: vb.get(outputs, "bias")?,
-            stride: 1,
-            padding: Padding::all(kernel / 2),
+            shape: ConvShape {
+                kernel,
+                inputs,
+                outputs,
+                stride: 1,
+                padding: Padding::all(kernel / 2),
+            },
         })
     }
 
     /// The same convolution with another stride and padding.
     pub fn with_stride(self, stride: usize, padding: Padding) -> Self {
         Self {
-            stride,
-            padding,
+            shape: ConvShape {
+                stride,
+                padding,
+                ..self.shape
+            },
             ..self
         }
     }
 
     /// A convolution of the given tensors: weight [out, in, kernel, kernel], bias `[out]`.
     pub fn new(weight: &Tensor, bias: Tensor, stride: usize, padding: Padding) -> Result<Self> {
-        let weight = outputs_last(weight)?; // [kernel, kernel, in, out]
+        let (outputs, inputs, kernel, _) = weight.dims4()?;
         Ok(Self {
-            weight,
+            weight: Weight::Float(outputs_last(weight)?), // [kernel, kernel, in, out]
             bias,
-            stride,
-            padding,
+            shape: ConvShape {
+                kernel,
+                inputs,
+                outputs,
+                stride,
+                padding,
+            },
         })
+    }
+
+    /// A convolution of an int8 weight [out, in, kernel, kernel], bias `[out]`.
+    pub fn new_int8(
+        weight: Int8Weights,
+        bias: Tensor,
+        [inputs, outputs, kernel]: [usize; 3],
+        stride: usize,
+        padding: Padding,
+    ) -> Self {
+        Self {
+            weight: Weight::Int8(Arc::new(weight)),
+            bias,
+            shape: ConvShape {
+                kernel,
+                inputs,
+                outputs,
+                stride,
+                padding,
+            },
+        }
     }
 
     /// image [B, H, W, in] → [B, H', W', out].
     pub fn forward(&self, image: &Tensor) -> Result<Tensor> {
-        let conv = ConvOp {
-            stride: self.stride,
-            padding: self.padding,
-        };
         let (batch, height, width, _) = image.dims4()?;
-        let (kernel, _, inputs, outputs) = self.weight.dims4()?;
         let work = || {
-            let [out_height, out_width] =
-                out_size(height, width, kernel, self.stride, self.padding);
+            let ConvShape {
+                kernel,
+                inputs,
+                outputs,
+                stride,
+                padding,
+            } = self.shape;
+            let [out_height, out_width] = out_size(height, width, kernel, stride, padding);
             work::conv2d(
                 (batch * height * width, batch * out_height * out_width),
                 kernel * kernel,
                 inputs,
                 outputs,
                 image.dtype().size_in_bytes(),
+                self.weight.int8(),
             )
         };
         op::run(work, || {
-            image
-                .contiguous()?
-                .apply_op3_no_bwd(&self.weight, &self.bias, &conv)
+            let image = image.contiguous()?;
+            match &self.weight {
+                Weight::Float(weight) => {
+                    image.apply_op3_no_bwd(weight, &self.bias, &ConvOp(self.shape))
+                }
+                Weight::Int8(weight) => image.apply_op2_no_bwd(
+                    &self.bias,
+                    &Int8ConvOp {
+                        shape: self.shape,
+                        weight,
+                    },
+                ),
+            }
         })
     }
 }
@@ -131,34 +188,89 @@ pub(super) fn block_pixels(patch: usize, pixels: usize) -> usize {
     (BLOCK_VALUES / patch).max(MIN_BLOCK_PIXELS).min(pixels)
 }
 
-struct ConvOp {
-    stride: usize,
-    padding: Padding,
-}
-
-/// Sizes of one convolution, in pixels and channels.
+/// Sizes of one convolution, in pixels.
 struct Geometry {
-    kernel: usize,
-    stride: usize,
-    padding: Padding,
+    shape: ConvShape,
     height: usize,
     width: usize,
-    channels: usize,
+    out_height: usize,
     out_width: usize,
 }
 
 impl Geometry {
+    fn of(shape: ConvShape, image: &Layout) -> Result<(usize, Self)> {
+        let (batch, height, width, channels) = image.shape().dims4()?;
+        let ConvShape {
+            kernel,
+            inputs,
+            stride,
+            padding,
+            ..
+        } = shape;
+        let Padding {
+            top,
+            left,
+            bottom,
+            right,
+        } = padding;
+        if channels != inputs || height + top + bottom < kernel || width + left + right < kernel {
+            candle_core::bail!(
+                "convolution of {inputs} channels and kernel {kernel} got {:?}",
+                image.dims()
+            )
+        }
+        let [out_height, out_width] = out_size(height, width, kernel, stride, padding);
+        let geometry = Self {
+            shape,
+            height,
+            width,
+            out_height,
+            out_width,
+        };
+        Ok((batch, geometry))
+    }
+
+    /// Whether it is a product over pixels and nothing more.
+    fn pointwise(&self) -> bool {
+        let ConvShape {
+            kernel,
+            stride,
+            padding,
+            ..
+        } = self.shape;
+        kernel == 1 && stride == 1 && padding == Padding::default()
+    }
+
+    /// The pixel that output pixel `pixel` reads at a tap of the kernel, all row-major, if it lies in
+    /// the image.
+    fn source(&self, pixel: usize, tap: usize) -> Option<usize> {
+        let ConvShape {
+            kernel,
+            stride,
+            padding,
+            ..
+        } = self.shape;
+        let y = (pixel / self.out_width * stride + tap / kernel).wrapping_sub(padding.top);
+        let x = (pixel % self.out_width * stride + tap % kernel).wrapping_sub(padding.left);
+        (y < self.height && x < self.width).then(|| y * self.width + x)
+    }
+
     /// Writes the patch of output pixel `pixel` (row-major): [kernel, kernel, channels].
     fn gather(&self, image: &[f32], pixel: usize, patch: &mut [f32]) {
+        let ConvShape {
+            kernel,
+            inputs: c,
+            stride,
+            padding,
+            ..
+        } = self.shape;
         let (out_y, out_x) = (pixel / self.out_width, pixel % self.out_width);
-        let c = self.channels;
         // Columns of the image under the patch, and where the first of them falls in a patch row.
-        let x0 = (out_x * self.stride) as isize - self.padding.left as isize;
-        let skip = (-x0).clamp(0, self.kernel as isize) as usize;
-        let take =
-            (self.width as isize - x0).clamp(skip as isize, self.kernel as isize) as usize - skip;
-        for (ky, row) in patch.chunks_exact_mut(self.kernel * c).enumerate() {
-            let y = (out_y * self.stride + ky).wrapping_sub(self.padding.top);
+        let x0 = (out_x * stride) as isize - padding.left as isize;
+        let skip = (-x0).clamp(0, kernel as isize) as usize;
+        let take = (self.width as isize - x0).clamp(skip as isize, kernel as isize) as usize - skip;
+        for (ky, row) in patch.chunks_exact_mut(kernel * c).enumerate() {
+            let y = (out_y * stride + ky).wrapping_sub(padding.top);
             if y >= self.height || take == 0 {
                 row.fill(0.0);
                 continue;
@@ -169,7 +281,60 @@ impl Geometry {
             row[(skip + take) * c..].fill(0.0);
         }
     }
+
+    /// Multiplies the patches of images [B, H, W, in] by a weight [kernel, kernel, in, out].
+    fn multiply(&self, images: &[f32], weight: Values, bias: &[f32], out: &mut [f32]) {
+        let ConvShape {
+            kernel,
+            inputs,
+            outputs,
+            ..
+        } = self.shape;
+        if self.pointwise() {
+            let x = Rows::dense(images, inputs);
+            return linear_rows(out, x, weight, Some(bias), outputs);
+        }
+        let patch = kernel * kernel * inputs;
+        let pixels = self.out_height * self.out_width;
+        let block = block_pixels(patch, pixels);
+        let mut patches = vec![0f32; block * patch];
+        for (image, out) in images
+            .chunks_exact(self.height * self.width * inputs)
+            .zip(out.chunks_exact_mut(pixels * outputs))
+        {
+            for (i, out) in out.chunks_mut(block * outputs).enumerate() {
+                let patches = &mut patches[..out.len() / outputs * patch];
+                patches
+                    .par_chunks_mut(patch)
+                    .enumerate()
+                    .with_min_len(task_rows(patch))
+                    .for_each(|(j, patch)| self.gather(image, i * block + j, patch));
+                let patches = Rows::dense(patches, patch);
+                linear_rows(out, patches, weight, Some(bias), outputs);
+            }
+        }
+    }
 }
+
+/// What all convolutions on the CPU do around their product.
+fn run(
+    shape: ConvShape,
+    image: (&CpuStorage, &Layout),
+    bias: (&CpuStorage, &Layout),
+    product: impl FnOnce(&Geometry, &[f32], &[f32], &mut [f32]),
+) -> Result<(CpuStorage, Shape)> {
+    let (batch, geometry) = Geometry::of(shape, image.1)?;
+    let values = Values::of(image.0, image.1)?;
+    let wide = values.widen();
+    let bias = Values::of(bias.0, bias.1)?.widen();
+    let (height, width) = (geometry.out_height, geometry.out_width);
+    let mut out = vec![0f32; batch * height * width * shape.outputs];
+    product(&geometry, &wide, &bias, &mut out);
+    let out = store(out, values.dtype())?;
+    Ok((out, (batch, height, width, shape.outputs).into()))
+}
+
+struct ConvOp(ConvShape);
 
 impl CustomOp3 for ConvOp {
     fn name(&self) -> &'static str {
@@ -185,72 +350,51 @@ impl CustomOp3 for ConvOp {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (batch, height, width, channels) = image_layout.shape().dims4()?;
-        let (kernel, _, inputs, outputs) = weight_layout.shape().dims4()?;
-        let Padding {
-            top,
-            left,
-            bottom,
-            right,
-        } = self.padding;
-        if channels != inputs || height + top + bottom < kernel || width + left + right < kernel {
-            candle_core::bail!(
-                "convolution of {inputs} channels and kernel {kernel} got {:?}",
-                image_layout.dims()
-            )
-        }
-        let [out_height, out_width] = out_size(height, width, kernel, self.stride, self.padding);
-        let geometry = Geometry {
-            kernel,
-            stride: self.stride,
-            padding: self.padding,
-            height,
-            width,
-            channels,
-            out_width,
-        };
-        let values = Values::of(image, image_layout)?;
-        let wide = values.widen();
         let weight = Values::of(weight, weight_layout)?;
-        let bias = Values::of(bias, bias_layout)?.widen();
+        run(
+            self.0,
+            (image, image_layout),
+            (bias, bias_layout),
+            |geometry, images, bias, out| geometry.multiply(images, weight, bias, out),
+        )
+    }
+}
 
-        let patch = kernel * kernel * channels;
-        let pixels = out_height * out_width;
-        let mut out = vec![0f32; batch * pixels * outputs];
-        let pointwise = kernel == 1 && self.stride == 1 && self.padding == Padding::default();
-        if pointwise {
-            linear_rows(
-                &mut out,
-                Rows::dense(&wide, channels),
-                weight,
-                Some(&bias),
-                outputs,
-            );
-        } else {
-            let block = block_pixels(patch, pixels);
-            let mut patches = vec![0f32; block * patch];
-            for (image, out) in wide
-                .chunks_exact(height * width * channels)
-                .zip(out.chunks_exact_mut(pixels * outputs))
-            {
-                for (i, out) in out.chunks_mut(block * outputs).enumerate() {
-                    let patches = &mut patches[..out.len() / outputs * patch];
-                    patches
-                        .par_chunks_mut(patch)
-                        .enumerate()
-                        .with_min_len(task_rows(patch))
-                        .for_each(|(j, patch)| geometry.gather(image, i * block + j, patch));
-                    linear_rows(
-                        out,
-                        Rows::dense(patches, patch),
-                        weight,
-                        Some(&bias),
-                        outputs,
-                    );
+struct Int8ConvOp<'a> {
+    shape: ConvShape,
+    weight: &'a Int8Weights,
+}
+
+impl CustomOp2 for Int8ConvOp<'_> {
+    fn name(&self) -> &'static str {
+        "int8_conv2d"
+    }
+
+    fn cpu_fwd(
+        &self,
+        image: &CpuStorage,
+        image_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        run(
+            self.shape,
+            (image, image_layout),
+            (bias, bias_layout),
+            |geometry, images, bias, out| match self.weight {
+                Int8Weights::Wide { values, scales } => {
+                    geometry.multiply(images, Values::I8 { values, scales }, bias, out);
                 }
-            }
-        }
-        let shape = (batch, out_height, out_width, outputs);
-        Ok((store(out, values.dtype())?, shape.into()))
+                Int8Weights::Packed(weight) => {
+                    let x = Quantised::rows(images, self.shape.inputs);
+                    let pixels = geometry.out_height * geometry.out_width;
+                    let in_pixels = geometry.height * geometry.width;
+                    product(out, &x, weight, Some(bias), |row, tap| {
+                        let source = geometry.source(row % pixels, tap);
+                        source.map(|at| row / pixels * in_pixels + at)
+                    });
+                }
+            },
+        )
     }
 }

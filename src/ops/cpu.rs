@@ -22,6 +22,11 @@ pub enum Values<'a> {
     F32(&'a [f32]),
     F16(&'a [f16]),
     Bf16(&'a [bf16]),
+    /// Rows of as many integers as there are scales.
+    I8 {
+        values: &'a [i8],
+        scales: &'a [f32],
+    },
 }
 
 impl<'a> Values<'a> {
@@ -50,15 +55,20 @@ impl<'a> Values<'a> {
             Self::F32(_) => DType::F32,
             Self::F16(_) => DType::F16,
             Self::Bf16(_) => DType::BF16,
+            Self::I8 { .. } => DType::U8, // candle has no name for it
         }
     }
 
-    /// A part of the values.
+    /// A part of the values; of integers, whole rows.
     pub fn slice(&self, range: std::ops::Range<usize>) -> Self {
         match self {
             Self::F32(v) => Self::F32(&v[range]),
             Self::F16(v) => Self::F16(&v[range]),
             Self::Bf16(v) => Self::Bf16(&v[range]),
+            Self::I8 { values, scales } => Self::I8 {
+                values: &values[range],
+                scales,
+            },
         }
     }
 
@@ -68,6 +78,7 @@ impl<'a> Values<'a> {
             Self::F32(v) => Cow::Borrowed(v),
             Self::F16(v) => Cow::Owned(widened(v)),
             Self::Bf16(v) => Cow::Owned(widened(v)),
+            Self::I8 { values, scales } => Cow::Owned(scaled(values, scales)),
         }
     }
 
@@ -76,6 +87,7 @@ impl<'a> Values<'a> {
             Self::F32(v) => v.len(),
             Self::F16(v) => v.len(),
             Self::Bf16(v) => v.len(),
+            Self::I8 { values, .. } => values.len(),
         }
     }
 }
@@ -88,6 +100,25 @@ where
     out.par_chunks_mut(CONVERT_CHUNK)
         .zip(values.par_chunks(CONVERT_CHUNK))
         .for_each(|(out, values)| values.convert_to_f32_slice(out));
+    out
+}
+
+fn scaled(values: &[i8], scales: &[f32]) -> Vec<f32> {
+    let width = scales.len().max(1);
+    let mut out = vec![0f32; values.len()];
+    out.par_chunks_mut(width)
+        .zip(values.par_chunks(width))
+        .with_min_len(task_rows(width))
+        .for_each(|(out, values)| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for ((out, value), scale) in out.iter_mut().zip(values).zip(scales) {
+                        *out = f32::from(*value) * scale;
+                    }
+                },
+            );
+        });
     out
 }
 

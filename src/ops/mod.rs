@@ -15,10 +15,11 @@ mod conv2d;
 pub(crate) mod cpu;
 mod embedding;
 mod group_norm;
+pub mod int8;
 mod layer_norm;
 mod linear;
 mod movement;
-mod weight;
+pub(crate) mod weight;
 pub mod work;
 pub mod workspace;
 

@@ -1,23 +1,75 @@
 //! Weights in the order that the operations read them.
 
+use std::sync::Arc;
+
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-/// Behind a weight's name, asks a [`VarBuilder`]'s backend for the weight as [`load`] gives it.
+use super::int8::{Int8Weights, Scheme};
+
+/// A layer's weight.
+#[derive(Clone, Debug)]
+pub enum Weight {
+    /// [..kernel, in, out].
+    Float(Tensor),
+    /// In int8.
+    Int8(Arc<Int8Weights>),
+}
+
+impl Weight {
+    /// How it is quantised, if it is.
+    pub fn int8(&self) -> Option<Scheme> {
+        match self {
+            Self::Float(_) => None,
+            Self::Int8(weights) => Some(weights.scheme()),
+        }
+    }
+}
+
+/// Beside a layer's `weight`, says that it is int8: its scales, `[out]`.
+pub const SCALE: &str = "weight_scale";
+
+/// A name that a checkpoint has where int8 weights are to meet int8 activations.
+pub const INT8_ACTIVATIONS: &str = "int8_activations";
+
+/// Behind a weight's name, asks a [`VarBuilder`]'s backend for the weight as the operations keep it:
+/// [out, in, ..kernel] in the checkpoint, given as [..kernel, in, out].
 pub const OUTPUTS_LAST: &str = "@outputs_last";
 
-/// Reads `weight`, [out, in, ..kernel] in the checkpoint, as [..kernel, in, out].
+/// Reads `weight`, [out, in, ..kernel] in the checkpoint; in int8 where the checkpoint has scales
+/// for it.
 ///
 /// A backend that contains `weight` + [`OUTPUTS_LAST`] turns it as it reads it, which saves a copy of
 /// the tensor; one that does not is read as usual.
-pub fn load(shape: &[usize], vb: &VarBuilder) -> Result<Tensor> {
-    let turned = format!("weight{OUTPUTS_LAST}");
-    match vb.device().is_cpu() && vb.contains_tensor(&turned) {
-        true => vb.get(shape, &turned),
-        false => outputs_last(&vb.get(shape, "weight")?),
+pub fn load_weight(shape: &[usize], vb: &VarBuilder) -> Result<Weight> {
+    if !vb.contains_tensor(SCALE) {
+        let turned = format!("weight{OUTPUTS_LAST}");
+        let weight = match vb.device().is_cpu() && vb.contains_tensor(&turned) {
+            true => vb.get(shape, &turned)?,
+            false => outputs_last(&vb.get(shape, "weight")?)?,
+        };
+        return Ok(Weight::Float(weight));
     }
+    let scheme = match vb.contains_tensor(INT8_ACTIVATIONS) {
+        true => Scheme::W8A8,
+        false => Scheme::W8A16,
+    };
+    let read = |shape: &[usize], name, dtype| {
+        vb.get_with_hints_dtype(shape, name, Default::default(), dtype)
+    };
+    let values = read(shape, "weight", DType::U8)?;
+    let scales = read(&shape[..1], SCALE, DType::F32)?;
+    let sound = |scale: &f32| scale.is_finite() && *scale >= 0.0;
+    if !scales.to_vec1::<f32>()?.iter().all(sound) {
+        candle_core::bail!(
+            "the scales of `{}` are not all finite and from 0 up: the checkpoint is damaged",
+            vb.prefix()
+        )
+    }
+    let weights = Int8Weights::new(scheme, &values, &scales)?;
+    Ok(Weight::Int8(Arc::new(weights)))
 }
 
 /// A checkpoint's weight [out, in, ..kernel] with its outputs side by side: [..kernel, in, out].
@@ -89,7 +141,8 @@ impl Turn {
 /// Rows of the result gathered together, so that the values read for them share cache lines.
 const ROWS: usize = 16;
 
-fn turned<T: Copy + Default + Send + Sync>(weight: &[T], turn: Turn) -> Vec<T> {
+/// Values [out, in, ..kernel] as [..kernel, in, out].
+pub(super) fn turned<T: Copy + Default + Send + Sync>(weight: &[T], turn: Turn) -> Vec<T> {
     let mut out = vec![T::default(); weight.len()];
     turn.fill(weight, &mut out, |values, out| out.copy_from_slice(values));
     out

@@ -6,6 +6,7 @@
 use crate::measure::op::{Op, Work};
 
 use super::Activation;
+use super::int8::Scheme;
 
 fn work(
     op: Op,
@@ -24,10 +25,33 @@ fn work(
     }
 }
 
-/// x [rows, in] → [rows, out]. Sizes: rows, in, out.
-pub fn linear(rows: usize, inputs: usize, outputs: usize, bias: bool, bytes: usize) -> Work {
+/// An operation whose weight of so many values and outputs is int8: fewer bytes of it, and integer
+/// products where the activations are int8 too.
+fn with_int8(work: Work, scheme: Scheme, [values, outputs, bytes]: [usize; 3]) -> Work {
+    let op = match (scheme, work.op) {
+        (Scheme::W8A8, Op::Linear) => Op::Int8Linear,
+        (Scheme::W8A8, Op::Conv2d) => Op::Int8Conv2d,
+        (_, op) => op,
+    };
+    let read = work.read_bytes - (values * bytes) as u64 + (values + 4 * outputs) as u64;
+    Work {
+        op,
+        read_bytes: read,
+        ..work
+    }
+}
+
+/// x [rows, in] → [rows, out], with a weight in the run's type or in int8. Sizes: rows, in, out.
+pub fn linear(
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+    bias: bool,
+    bytes: usize,
+    int8: Option<Scheme>,
+) -> Work {
     let bias = usize::from(bias);
-    work(
+    let float = work(
         Op::Linear,
         [rows, inputs, outputs, 0],
         rows * inputs * outputs,
@@ -37,7 +61,11 @@ pub fn linear(rows: usize, inputs: usize, outputs: usize, bias: bool, bytes: usi
             rows * outputs,
             bytes,
         ),
-    )
+    );
+    match int8 {
+        None => float,
+        Some(scheme) => with_int8(float, scheme, [inputs * outputs, outputs, bytes]),
+    }
 }
 
 /// An image of `pixels` (of all images) of `inputs` channels → `out_pixels` of `outputs`. Sizes:
@@ -48,8 +76,9 @@ pub fn conv2d(
     inputs: usize,
     outputs: usize,
     bytes: usize,
+    int8: Option<Scheme>,
 ) -> Work {
-    work(
+    let float = work(
         Op::Conv2d,
         [out_pixels, taps, inputs, outputs],
         out_pixels * taps * inputs * outputs,
@@ -59,7 +88,11 @@ pub fn conv2d(
             out_pixels * outputs,
             bytes,
         ),
-    )
+    );
+    match int8 {
+        None => float,
+        Some(scheme) => with_int8(float, scheme, [taps * inputs * outputs, outputs, bytes]),
+    }
 }
 
 /// `heads` heads (of all images) of width `d`; the keys of `key_rows` heads are read. With `causal`

@@ -12,6 +12,7 @@ use super::attention::{KEY_TILE, QUERY_TILE};
 use super::conv2d::block_pixels;
 use super::cpu::{steady_rows, widened_inputs};
 use super::group_norm::{Moments, block_values};
+use super::int8::{self, Scheme};
 
 /// What all CPU paths compute in.
 const F32: usize = size_of::<f32>();
@@ -26,11 +27,29 @@ fn widening(dtype: DType, widened: usize, out: usize, scratch: usize) -> usize {
     F32 * (widened + out) + scratch.saturating_sub(result)
 }
 
-/// x [rows, inputs] → [rows, outputs].
-pub fn linear(dtype: DType, rows: usize, inputs: usize, outputs: usize, bias: bool) -> usize {
+/// x [rows, inputs] → [rows, outputs], on `threads` threads.
+pub fn linear(
+    dtype: DType,
+    rows: usize,
+    (inputs, outputs): (usize, usize),
+    bias: bool,
+    int8: Option<Scheme>,
+    threads: usize,
+) -> usize {
     let widened = rows * inputs + usize::from(bias) * outputs;
-    let scratch = linear_rows(dtype, rows, inputs, outputs);
+    let scratch = match int8 {
+        Some(Scheme::W8A8) => int8::workspace((rows, rows), inputs, 1, threads),
+        _ => linear_rows(as_kept(dtype, int8), rows, inputs, outputs),
+    };
     widening(dtype, widened, rows * outputs, scratch)
+}
+
+/// The type that a weight is kept in: any narrower than f32 is widened block by block.
+fn as_kept(dtype: DType, int8: Option<Scheme>) -> DType {
+    match int8 {
+        None => dtype,
+        Some(_) => DType::U8,
+    }
 }
 
 /// Of `cpu::linear_rows`.
@@ -58,14 +77,19 @@ pub fn conv2d(
     taps: usize,
     (inputs, outputs): (usize, usize),
     pointwise: bool,
+    int8: Option<Scheme>,
+    threads: usize,
 ) -> usize {
-    let scratch = if pointwise {
-        linear_rows(dtype, pixels, inputs, outputs)
+    let kept = as_kept(dtype, int8);
+    let scratch = if int8 == Some(Scheme::W8A8) {
+        int8::workspace((pixels, images * out_pixels), inputs, taps, threads)
+    } else if pointwise {
+        linear_rows(kept, pixels, inputs, outputs)
     } else {
         let patch = taps * inputs;
         let block = block_pixels(patch, out_pixels);
         let last = (out_pixels + block - 1) % block.max(1) + 1;
-        let products = [block, last].map(|rows| linear_rows(dtype, rows, patch, outputs));
+        let products = [block, last].map(|rows| linear_rows(kept, rows, patch, outputs));
         F32 * block * patch + products[0].max(products[1])
     };
     let out = images * out_pixels * outputs;

@@ -16,6 +16,7 @@ use super::mapped::Mapped;
 use super::micro;
 use super::synthetic::{self, Synthetic};
 use crate::error::{Error, Result};
+use crate::quant::QuantConfig;
 
 /// `model_index.json`: which parts a model has.
 #[derive(Clone, Debug, Deserialize)]
@@ -233,17 +234,56 @@ impl Checkpoint {
         dtype: DType,
         device: &Device,
     ) -> Result<VarBuilder<'static>> {
-        let weights: Box<dyn SimpleBackend> = match self.synthetic {
-            true => Box::new(Synthetic { component }),
-            false => {
-                let mut weights = Mapped::default();
-                for (folder, name) in self.weight_files(component)? {
-                    weights.add(&folder, &name)?;
-                }
-                Box::new(weights)
-            }
-        };
+        let weights = self.backend(component)?;
         Ok(VarBuilder::from_backend(weights, dtype, device.clone()))
+    }
+
+    /// The same before a number type is chosen.
+    pub fn backend(&self, component: Component) -> Result<Box<dyn SimpleBackend>> {
+        Ok(match self.synthetic {
+            true => Box::new(Synthetic { component }),
+            false => Box::new(self.mapped(component)?),
+        })
+    }
+
+    /// A part's tensors as its files hold them.
+    ///
+    /// # Errors
+    /// Files that are missing or broken; a model whose weights are made up and in no file.
+    pub fn mapped(&self, component: Component) -> Result<Mapped> {
+        if self.synthetic {
+            return Err(Error::checkpoint(
+                component,
+                "its weights are made up and in no file; --quant quantises them as they are made",
+            ));
+        }
+        let mut weights = Mapped::default();
+        for (folder, name) in self.weight_files(component)? {
+            weights.add(&folder, &name)?;
+        }
+        Ok(weights)
+    }
+
+    /// How the UNet is quantised in its files, if it is.
+    ///
+    /// # Errors
+    /// Another form of quantisation, or one of another part.
+    pub fn quantisation(&self) -> Result<Option<QuantConfig>> {
+        let others = [
+            Component::TextEncoder,
+            Component::TextEncoder2,
+            Component::Vae,
+        ];
+        for part in others.into_iter().filter(|&part| self.has(part)) {
+            let folder = self.folder(part)?;
+            if QuantConfig::read(folder)?.is_some() {
+                return Err(Error::checkpoint(
+                    folder.describe(crate::config::FILE),
+                    "quantised, but only the UNet's int8 weights are read",
+                ));
+            }
+        }
+        QuantConfig::read(self.folder(Component::Unet)?)
     }
 
     /// Folder and name of each weight file of a part.
@@ -270,6 +310,23 @@ impl Checkpoint {
     ///
     /// Made-up weights count by their generator's version: `synthetic-1-` and the SHA-256.
     pub fn fingerprint(&self) -> Result<String> {
+        let sha256 = fingerprint::of(&self.model_files()?)?;
+        Ok(match self.synthetic {
+            true => format!("synthetic-{}-{sha256}", synthetic::VERSION),
+            false => sha256,
+        })
+    }
+
+    /// Component, folder and name of each file that the engine reads of this model.
+    pub fn files(&self) -> Result<Vec<(Component, Folder, String)>> {
+        let files = self.model_files()?;
+        Ok(files
+            .into_iter()
+            .map(|file| (file.component, file.folder, file.name))
+            .collect())
+    }
+
+    fn model_files(&self) -> Result<Vec<ModelFile>> {
         let mut files = Vec::new();
         let parts = COMPONENTS.into_iter().filter(|&c| self.has(c));
         for component in std::iter::once(Component::ModelIndex).chain(parts) {
@@ -294,11 +351,7 @@ impl Checkpoint {
                 }
             }
         }
-        let sha256 = fingerprint::of(&files)?;
-        Ok(match self.synthetic {
-            true => format!("synthetic-{}-{sha256}", synthetic::VERSION),
-            false => sha256,
-        })
+        Ok(files)
     }
 }
 

@@ -53,7 +53,24 @@ impl Mapped {
         Ok(())
     }
 
-    fn place(&self) -> &str {
+    /// Name, type, shape and bytes of each tensor, by name.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, Dtype, &[usize], &[u8])> + Clone {
+        let mut names: Vec<_> = self.entries.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names.into_iter().map(|name| {
+            let entry = &self.entries[name];
+            let bytes = &self.files[entry.file].1.as_ref()[entry.range.clone()];
+            (name, entry.dtype, entry.shape.as_slice(), bytes)
+        })
+    }
+
+    /// A tensor of whatever shape, on the CPU.
+    pub fn whole(&self, name: &str, dtype: DType) -> Result<Tensor> {
+        self.read(name, None, dtype, &Device::Cpu)
+    }
+
+    /// The first of its files, for errors.
+    pub fn place(&self) -> &str {
         self.files.first().map_or("(no file)", |(place, _)| place)
     }
 
@@ -84,6 +101,25 @@ impl Mapped {
             ));
         }
         let data = &bytes.as_ref()[entry.range.clone()];
+        match (entry.dtype, to) {
+            // Integers keep their bytes.
+            (Dtype::I8, DType::U8) => {
+                return Ok(Tensor::from_raw_buffer(data, to, &entry.shape, device)?);
+            }
+            (Dtype::I8, _) => {
+                return Err(Error::checkpoint(
+                    place,
+                    format!("tensor `{name}` is int8, and its scales are missing"),
+                ));
+            }
+            (other, DType::U8) => {
+                return Err(Error::checkpoint(
+                    place,
+                    format!("tensor `{name}` is {other:?} and has scales, which belong to int8"),
+                ));
+            }
+            _ => {}
+        }
         let turn = outputs_last.then(|| Turn::of(&entry.shape)).transpose()?;
         let shape = match turn {
             Some(_) => Turn::shape(&entry.shape),

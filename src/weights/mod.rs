@@ -7,7 +7,7 @@ pub mod fetch;
 mod fingerprint;
 pub mod folder;
 pub mod manifest;
-mod mapped;
+pub mod mapped;
 pub mod micro;
 pub mod synthetic;
 mod values;

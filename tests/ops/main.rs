@@ -8,6 +8,7 @@ mod activation;
 mod attention;
 mod conv2d;
 mod embedding;
+mod int8;
 mod linear;
 mod norm;
 mod support;

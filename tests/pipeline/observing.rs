@@ -76,7 +76,7 @@ fn events_come_in_order_and_as_announced() {
     let mut order = Order::default();
     let checkpoint = Checkpoint::micro().unwrap();
     Pipeline::load(&checkpoint, Precision::default(), &Device::Cpu, &mut order).unwrap();
-    assert_eq!(order.finished, [(Load, 4)]);
+    assert_eq!(order.finished, [(Load, 5)]);
 
     let run = |denoise, decode| {
         [

@@ -7,8 +7,9 @@ use std::str::FromStr;
 use clap::ValueEnum;
 
 use super::compare;
-use crate::cli::generate::scheduler;
+use crate::cli::generate::{quant, scheduler};
 use crate::device::DeviceChoice;
+use crate::quant::Scheme;
 use crate::request::{Precision, Size};
 use crate::scheduler::SchedulerKind;
 
@@ -94,6 +95,10 @@ pub struct RunArgs {
         help_heading = "Work"
     )]
     pub dtype: Precision,
+
+    /// Int8 weights of the UNet, with int8 or float activations [default: none]
+    #[arg(long, value_name = "SCHEME", help_heading = "Work", value_parser = quant())]
+    pub quant: Option<Scheme>,
 
     /// Decode in overlapping tiles of N latents
     #[arg(long, value_name = "N", help_heading = "Work")]

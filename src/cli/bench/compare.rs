@@ -6,7 +6,6 @@ use anyhow::bail;
 use serde::Serialize;
 
 use super::file;
-use super::table::dtype;
 use crate::cli::failure::warn;
 use crate::cli::stdout;
 use crate::cli::units::{NOTHING, bytes, change, columns, or_nothing, percent, time};
@@ -222,7 +221,7 @@ fn label(run: &Run) -> String {
         precision,
         ..
     } = &run.request;
-    let dtype = dtype(*precision);
+    let dtype = precision;
     let device = &run.device;
     format!("{model}, {height_px}x{width_px}, batch {count}, {steps} steps, {dtype}, {device}")
 }

@@ -4,7 +4,7 @@ use super::args::{Batch, RunArgs};
 use crate::cli::model::Defaults;
 use crate::error::{Error, Result};
 use crate::forecast::{Forecast, Model, fitting};
-use crate::request::{Request, Size};
+use crate::request::{Precision, Request, Size};
 
 /// The batches that `auto` tries.
 const AUTO: [usize; 6] = [1, 4, 8, 16, 32, 64];
@@ -60,7 +60,10 @@ fn request(args: &RunArgs, name: &str, defaults: &Defaults, size: Size, count: u
         seed: args.seed,
         scheduler: args.scheduler.or(defaults.scheduler),
         timestep_spacing: defaults.timestep_spacing,
-        precision: args.dtype,
+        precision: Precision {
+            quant: args.quant,
+            ..args.dtype
+        },
         vae_tile: args.vae_tile,
         ..Request::new(name, &args.prompt, size, steps, guidance)
     }

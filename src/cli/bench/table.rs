@@ -2,7 +2,7 @@
 
 use crate::cli::units::{bytes, change, columns, digits, or_nothing, percent, time};
 use crate::measure::record::{Component, Run, StageRun, Times};
-use crate::request::{Precision, Request};
+use crate::request::Request;
 
 use super::assemble::forecast_total_ms;
 
@@ -17,31 +17,13 @@ pub fn title(request: &Request, device: &str) -> String {
         guidance,
         ..
     } = request;
-    let dtype = dtype(request.precision);
+    let dtype = request.precision;
     let tile = request.vae_tile;
     let tile = tile.map_or(String::new(), |tile| format!(", VAE tiles of {tile}"));
     format!(
         "{model}, {height_px}x{width_px}, batch {count}, {steps} steps, guidance {guidance}, \
          {dtype}{tile}, {device}"
     )
-}
-
-/// `f32`, or each component's where they differ.
-pub fn dtype(precision: Precision) -> String {
-    let Precision {
-        text_encoder,
-        unet,
-        vae,
-    } = precision;
-    match Precision::all(unet) == precision {
-        true => unet.name().into(),
-        false => format!(
-            "text={} unet={} vae={}",
-            text_encoder.name(),
-            unet.name(),
-            vae.name()
-        ),
-    }
 }
 
 /// The whole report of a run.

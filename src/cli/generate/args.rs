@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::device::DeviceChoice;
+use crate::quant::Scheme;
 use crate::request::{Precision, Rng, Size};
 use crate::scheduler::{SchedulerKind, TimestepSpacing};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -157,6 +158,10 @@ pub struct Args {
     #[arg(long, value_name = "TYPE", help_heading = "Machine")]
     pub dtype: Option<Precision>,
 
+    /// Int8 weights of the UNet, with int8 or float activations [default: none]
+    #[arg(long, value_name = "SCHEME", help_heading = "Machine", value_parser = quant())]
+    pub quant: Option<Scheme>,
+
     /// auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", help_heading = "Machine", default_value_t)]
     pub device: DeviceChoice,
@@ -280,6 +285,11 @@ fn rng() -> impl TypedValueParser<Value = Rng> {
 /// Parser of a sampler's name.
 pub fn scheduler() -> impl TypedValueParser<Value = SchedulerKind> {
     one_of(SchedulerKind::ALL.map(|kind| (kind.name(), kind)))
+}
+
+/// Parser for a quantisation scheme.
+pub fn quant() -> impl TypedValueParser<Value = Scheme> {
+    one_of(Scheme::ALL.map(|scheme| (scheme.name(), scheme)))
 }
 
 fn spacing() -> impl TypedValueParser<Value = TimestepSpacing> {

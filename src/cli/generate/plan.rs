@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::image_file::Receipt;
-use crate::request::{InitImage, Request};
+use crate::request::{InitImage, Precision, Request};
 
 use super::args::{Args, Count, Seed};
 use crate::cli::model::{DEFAULT_MODEL, Defaults};
@@ -76,7 +76,13 @@ fn overlay(args: &Args, request: &mut Request) -> Result<()> {
     set_some(&mut request.original_size, &args.original_size);
     set(&mut request.crop, &args.crop);
     set_some(&mut request.target_size, &args.target_size);
-    set(&mut request.precision, &args.dtype);
+    if let Some(dtype) = args.dtype {
+        request.precision = Precision {
+            quant: request.precision.quant,
+            ..dtype
+        };
+    }
+    set_some(&mut request.precision.quant, &args.quant);
     set_some(&mut request.vae_tile, &args.vae_tile);
     if let Some(path) = &args.init_image {
         let strength = request

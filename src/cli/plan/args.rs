@@ -4,8 +4,10 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::cli::generate::quant;
 use crate::cli::model::{DEFAULT_MODEL, Defaults};
 use crate::forecast::device::{Device, GPUS};
+use crate::quant::Scheme;
 use crate::request::{Precision, Request, Size};
 
 const EXAMPLES: &str = "\
@@ -53,6 +55,10 @@ pub struct Args {
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     dtype: Precision,
 
+    /// Int8 weights of the UNet, with int8 or float activations [default: none]
+    #[arg(long, value_name = "SCHEME", value_parser = quant())]
+    quant: Option<Scheme>,
+
     /// Decode in overlapping tiles of N latents
     #[arg(long, value_name = "N")]
     vae_tile: Option<usize>,
@@ -96,7 +102,10 @@ impl Args {
             },
             scheduler: defaults.scheduler,
             timestep_spacing: defaults.timestep_spacing,
-            precision: self.dtype,
+            precision: Precision {
+                quant: self.quant,
+                ..self.dtype
+            },
             vae_tile: self.vae_tile,
             ..Request::new(model, "", size, steps, guidance)
         }

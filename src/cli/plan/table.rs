@@ -4,7 +4,7 @@ use super::report::Fit;
 use crate::cli::units::{NOTHING, bytes, columns, digits, or_nothing, time};
 use crate::forecast::roofline::Limit;
 use crate::forecast::{Forecast, MemoryForecast, StageForecast};
-use crate::request::{Precision, Request};
+use crate::request::Request;
 
 /// All of it.
 pub fn text(request: &Request, forecast: &Forecast, fits: &[Fit]) -> String {
@@ -41,25 +41,8 @@ fn heading(request: &Request) -> String {
     format!(
         "{model}: {count} {images} of {height_px}x{width_px} (height x width), {steps} steps, \
          {guidance}, {}{tile}\n",
-        precision(request.precision)
+        request.precision
     )
-}
-
-fn precision(precision: Precision) -> String {
-    let Precision {
-        text_encoder,
-        unet,
-        vae,
-    } = precision;
-    match text_encoder == unet && unet == vae {
-        true => unet.name().into(),
-        false => format!(
-            "text {}, unet {}, vae {}",
-            text_encoder.name(),
-            unet.name(),
-            vae.name()
-        ),
-    }
 }
 
 fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
@@ -174,10 +157,18 @@ fn one_device(request: &Request, forecast: &Forecast, fit: &Fit) -> String {
     out += &format!(
         "at least {}, {} images a second at most; bound by {}\n",
         time(total.ms()),
-        digits(fit.images_per_s(request, forecast)),
+        rate(fit.images_per_s(request, forecast)),
         total.limit().map_or(NOTHING, Limit::name),
     );
     out
+}
+
+/// Images a second, of which a CPU makes few.
+fn rate(per_second: f64) -> String {
+    match per_second < 0.1 {
+        true => format!("{per_second:.5}"),
+        false => digits(per_second),
+    }
 }
 
 fn devices(request: &Request, forecast: &Forecast, fits: &[Fit]) -> Vec<Vec<String>> {
@@ -192,7 +183,7 @@ fn devices(request: &Request, forecast: &Forecast, fits: &[Fit]) -> Vec<Vec<Stri
             if fit.fits { "yes" } else { "no" }.into(),
             fit.largest_batch.to_string(),
             time(total.ms()),
-            digits(fit.images_per_s(request, forecast)),
+            rate(fit.images_per_s(request, forecast)),
             total.limit().map_or(NOTHING, Limit::name).into(),
         ]
     });
