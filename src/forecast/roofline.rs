@@ -138,15 +138,15 @@ mod tests {
     #[test]
     fn an_operation_takes_the_longer_of_arithmetic_and_traffic() {
         // 2 · 1000³ FLOP at 1 GFLOP/s, 3 · 1000² values of 4 bytes at 1 GB/s.
-        let product = work::linear(1000, 1000, 1000, false, 4);
+        let product = work::linear(1000, 1000, 1000, false, 4, None);
         let bound = Bound::of(&product, Dtype::F32, &device());
         assert_eq!((bound.arithmetic_ms, bound.memory_ms), (2000.0, 0.0));
         assert_eq!(bound.limit(), Some(Limit::Arithmetic));
         assert_eq!(bound.achieved(8000.0), 0.25);
-        let half = work::linear(1000, 1000, 1000, false, 2);
+        let half = work::linear(1000, 1000, 1000, false, 2, None);
         assert_eq!(Bound::of(&half, Dtype::F16, &device()).ms(), 500.0);
         // One row: 2 · 10⁶ FLOP take 2 ms, 4 · (10⁶ + 2 · 10³) bytes take 4.008 ms.
-        let row = work::linear(1, 1000, 1000, false, 4);
+        let row = work::linear(1, 1000, 1000, false, 4, None);
         let bound = Bound::of(&row, Dtype::F32, &device());
         assert_eq!((bound.arithmetic_ms, bound.memory_ms), (0.0, 4.008));
         assert_eq!(bound.limit(), Some(Limit::Memory));
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn a_stage_is_the_sum_of_its_operations() {
         let sum = work::add(500_000, 500_000, 4); // 6 MB: 6 ms
-        let product = work::linear(100, 100, 100, false, 4); // 2 · 10⁶ FLOP: 2 ms
+        let product = work::linear(100, 100, 100, false, 4, None); // 2 · 10⁶ FLOP: 2 ms
         assert_eq!(sum.op, Op::Add);
         let stage = StageForecast {
             stage: Stage::Denoise,

@@ -2,7 +2,8 @@
 //!
 //! [`recorder::Recorder`] is the observer that gathers all of it. Operations tell [`op`] what they
 //! do, and [`memory`] counts the heap; both are idle, but for one load and two additions, while
-//! nobody records. [`record`] is what a benchmark keeps of it. This module knows nothing of networks, operations or commands.
+//! nobody records. [`record`] is what a benchmark keeps of it. This module knows nothing of networks
+//! or commands.
 
 pub mod machine;
 pub mod memory;

@@ -192,7 +192,8 @@ impl Recording {
     /// Begins to record; `None` while another recording is under way.
     pub fn begin() -> Option<Self> {
         let free = !RECORDING.swap(true, Relaxed);
-        free.then_some(Self(()))
+        // Lazily: one made in vain would end the other recording when it is dropped.
+        free.then(|| Self(()))
     }
 
     /// The operations since the last call.
