@@ -1,0 +1,95 @@
+/* What a caller of the kernels needs: each kernel's parameters, and a function that checks them and says what to
+ * launch. Plain C, so that the kernels (CUDA C++), their tests (C++) and the launcher (Rust, over the C ABI) share
+ * this one definition.
+ *
+ * Every kernel takes one parameter, its struct, by value. Pointers are device pointers, aligned to 16 bytes.
+ * Letters: m rows, n columns, k inner dimension; "T" is the activations' type, f16 or bf16. Scales are float32:
+ * value = scale × int8. Images are channels-last, [B, H, W, C].
+ */
+#ifndef DARKROOM_LAUNCH_H
+#define DARKROOM_LAUNCH_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Type of the activations. */
+typedef enum { DTYPE_F16 = 0, DTYPE_BF16 = 1 } Dtype;
+
+/* What to launch. `error` is NULL, or says what is wrong with the parameters; then nothing may be launched.
+ * Above 48 KiB of shared memory the kernel's limit has to be raised before
+ * (CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES). */
+typedef struct {
+  char kernel[48];
+  uint32_t grid[3];
+  uint32_t block;
+  uint32_t shared_bytes;
+  const char *error;
+} Launch;
+
+/* ---- products: where the sums go ---------------------------------------------------------------------------- */
+
+/* out[i][j] = sum · row_scales[i / rows_per_scale] · col_scales[j] + bias[j] + image_bias[i / rows_per_image][j]
+ *             + residual[i][j], in this order, in float32, rounded once. Any pointer but `out` may be NULL. */
+typedef struct {
+  const float *row_scales;  /* of the int8 activations; [m / rows_per_scale] */
+  const float *col_scales;  /* of the int8 weights; [n] */
+  const float *bias;        /* [n] */
+  const void *image_bias;   /* T [m / rows_per_image, n]: a residual block's time embedding */
+  const void *residual;     /* T [m, n] */
+  void *out;                /* T [m, n] */
+  /* Two words to be zeroed before: the largest |out| so far as float32 bits, and how many values are not finite.
+   * The rounded values are looked at: an overflow of float16 counts. NULL in the int8 kernels. */
+  uint32_t *sentinel;
+  int m, n;
+  int rows_per_scale;
+  int rows_per_image;
+} Output;
+
+/* out[i][j] = epilogue(Σ a[i][·] · w[j][·]). w is as a checkpoint has it, [n, k]; k % 16 = 0. */
+typedef struct {
+  const void *a; /* int8 or T [m, k] */
+  const void *w; /* int8 [n, k]; for GEGLU [2n, k]: values, then gates */
+  int k;
+  Output out;
+} Gemm;
+
+/* A convolution as a product: m = batch·out_height·out_width, n output channels, k = kernel²·channels. */
+typedef struct {
+  const void *x; /* int8 or T [batch, height, width, channels] */
+  const void *w; /* int8 or T [n, kernel, kernel, channels] */
+  int batch, height, width, channels;
+  int kernel, stride, pad_top, pad_left; /* below and to the right: what out_height and out_width ask for */
+  int out_height, out_width;
+  int upsample; /* 1: x is read as if each pixel were doubled both ways (nearest), before the convolution */
+  Output out;
+} Conv2d;
+
+/* int8 activations, int8 weights. `processors`: multiprocessors of the device, to choose the tile by. */
+Launch launch_int8_gemm(const Gemm *p, Dtype dtype, int processors);
+/* The same with GEGLU: out = value · gelu(gate), both with scales and bias ([2n] each). */
+Launch launch_int8_gemm_geglu(const Gemm *p, Dtype dtype, int processors);
+/* T activations, int8 weights. */
+Launch launch_w8a16_gemm(const Gemm *p, Dtype dtype, int processors);
+Launch launch_w8a16_gemm_geglu(const Gemm *p, Dtype dtype, int processors);
+/* int8 image (one scale for each image: rows_per_scale = out_height·out_width), int8 weights. */
+Launch launch_int8_conv2d(const Conv2d *p, Dtype dtype, int processors);
+/* T image and T weights, any number of channels. */
+Launch launch_conv2d(const Conv2d *p, Dtype dtype, int processors);
+
+/* Tiles of the products: rows × columns of a block, and bytes of k that one stage holds. */
+enum {
+  TILE_LARGE = 128,
+  TILE_SMALL = 64,
+  TILE_K_BYTES = 64,
+  TILE_STAGES = 3,
+  TILE_LARGE_THREADS = 256,
+  TILE_SMALL_THREADS = 128
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif
