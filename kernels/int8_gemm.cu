@@ -13,7 +13,8 @@
 
 template <class T, bool GEGLU, int TILE> DEVICE void int8_gemm(const Gemm &p) {
   const int m0 = int(blockIdx.x) * TILE, n0 = int(blockIdx.y) * TILE;
-  constexpr int EACH = CHUNKS_EACH<TILE, TILE_K_BYTES>, STEP = SOURCE_STEP<TILE, TILE_K_BYTES>;
+  constexpr int THREADS = Warps<TILE>::THREADS;
+  constexpr int EACH = CHUNKS_EACH<TILE, THREADS, TILE_K_BYTES>, STEP = SOURCE_STEP<THREADS, TILE_K_BYTES>;
   const MatrixRows<int8_t, EACH> a(p.a, p.out.m, p.k, m0, source_row<TILE_K_BYTES>(), STEP);
   const MatrixRows<int8_t, EACH, GEGLU> w(p.w, p.out.n, p.k, n0, source_row<TILE_K_BYTES>(), STEP);
   Sums<int, TILE> sums = {};

@@ -107,3 +107,46 @@ Launch launch_conv2d(const Conv2d *p, Dtype dtype, int processors) {
   REQUIRE(!p->out.row_scales && !p->out.col_scales, "a convolution of floats has no scales");
   return launch_convolution("conv2d", p, dtype, processors);
 }
+
+static const char *check_heads(int batch, int kv_batch, int heads, int queries, int keys, const void *k, const void *v,
+                               const void *out, int kv_stride) {
+  if (batch <= 0 || kv_batch <= 0 || heads <= 0 || queries <= 0 || keys <= 0) return "attention over nothing";
+  if (batch % kv_batch) return "attention's batch is not a multiple of its keys' batch";
+  if (batch > 65535 || heads > 65535) return "attention has too many heads or images for one launch";
+  if (!k || !v || !out || !aligned(k) || !aligned(v) || !aligned(out)) return "attention's keys, values or output are missing or not aligned to 16 bytes";
+  if (kv_stride < heads * HEAD_DIM || kv_stride % 8) return "attention's rows are closer than their heads, or not a multiple of 8 apart";
+  return NULL;
+}
+
+static Launch launch_heads(const char *name, Dtype dtype, int batch, int heads, int queries, uint32_t shared_bytes) {
+  REQUIRE(dtype == DTYPE_F16 || dtype == DTYPE_BF16, "the activations' type is neither f16 nor bf16");
+  Launch launch = launch_of(name, dtype, 0);
+  launch.grid[0] = tiles(queries, QUERY_TILE);
+  launch.grid[1] = (uint32_t)heads;
+  launch.grid[2] = (uint32_t)batch;
+  launch.block = ATTENTION_THREADS;
+  launch.shared_bytes = shared_bytes;
+  return launch;
+}
+
+Launch launch_attention_d64(const Attention *p, Dtype dtype) {
+  const char *error = check_heads(p->batch, p->kv_batch, p->heads, p->queries, p->keys, p->k, p->v, p->out, p->kv_stride);
+  REQUIRE(!error, error);
+  REQUIRE(p->q && aligned(p->q), "attention's queries are missing or not aligned to 16 bytes");
+  REQUIRE(p->q_stride >= p->heads * HEAD_DIM && p->q_stride % 8 == 0, "attention's rows are closer than their heads, or not a multiple of 8 apart");
+  REQUIRE(!p->causal || p->queries == p->keys, "causal attention of unequal numbers of queries and keys");
+  /* Queries, and twice keys and values. */
+  return launch_heads("attention_d64", dtype, p->batch, p->heads, p->queries, (QUERY_TILE + 4 * KEY_TILE) * HEAD_DIM * 2);
+}
+
+Launch launch_cross_attention(const CrossAttention *p, Dtype dtype) {
+  const char *error = check_heads(p->batch, p->kv_batch, p->heads, p->queries, p->keys, p->k, p->v, p->out, p->kv_stride);
+  REQUIRE(!error, error);
+  REQUIRE(p->x && p->wq && aligned(p->x) && aligned(p->wq), "a factor is missing or not aligned to 16 bytes");
+  REQUIRE(p->x_scales && p->wq_scales && p->rows_per_scale > 0, "int8 factors without scales");
+  REQUIRE(p->channels > 0 && p->channels % 16 == 0, "a product's inner dimension is not a multiple of 16");
+  /* First the projection's stages; then, in the same place, queries, and one tile of keys and values. */
+  const uint32_t projection = TILE_STAGES * (QUERY_TILE + HEAD_DIM) * TILE_K_BYTES;
+  const uint32_t text = (QUERY_TILE + 2 * TEXT_TILE) * HEAD_DIM * 2;
+  return launch_heads("cross_attention", dtype, p->batch, p->heads, p->queries, projection > text ? projection : text);
+}

@@ -79,6 +79,36 @@ Launch launch_int8_conv2d(const Conv2d *p, Dtype dtype, int processors);
 /* T image and T weights, any number of channels. */
 Launch launch_conv2d(const Conv2d *p, Dtype dtype, int processors);
 
+/* ---- attention ------------------------------------------------------------------------------------------------ */
+
+/* softmax(q·kᵀ/8)·v for each head of 64. batch / kv_batch rows of q in succession share one row of k and v. */
+typedef struct {
+  const void *q; /* T [batch, queries, heads·64], rows q_stride elements apart */
+  const void *k; /* T [kv_batch, keys, heads·64], rows kv_stride apart */
+  const void *v; /* as k */
+  void *out;     /* T [batch, queries, heads·64] */
+  int batch, kv_batch, heads, queries, keys;
+  int q_stride, kv_stride; /* in elements, multiples of 8: q, k and v may lie side by side in one product */
+  int causal;              /* 1: query i sees keys 0…i; queries = keys */
+} Attention;
+
+/* The same with the queries projected on the way: q = x · wqᵀ, with scales; k and v made once for each image. */
+typedef struct {
+  const int8_t *x;        /* [batch, queries, channels] */
+  const float *x_scales;  /* [batch · queries / rows_per_scale] */
+  const int8_t *wq;       /* [heads·64, channels] */
+  const float *wq_scales; /* [heads·64] */
+  const void *k;          /* T [kv_batch, keys, heads·64], rows kv_stride apart */
+  const void *v;          /* as k */
+  void *out;              /* T [batch, queries, heads·64] */
+  int batch, kv_batch, heads, queries, keys, channels; /* channels % 16 = 0 */
+  int kv_stride;
+  int rows_per_scale;
+} CrossAttention;
+
+Launch launch_attention_d64(const Attention *p, Dtype dtype);
+Launch launch_cross_attention(const CrossAttention *p, Dtype dtype);
+
 /* Tiles of the products: rows × columns of a block, and bytes of k that one stage holds. */
 enum {
   TILE_LARGE = 128,
@@ -87,6 +117,15 @@ enum {
   TILE_STAGES = 3,
   TILE_LARGE_THREADS = 256,
   TILE_SMALL_THREADS = 128
+};
+
+/* Attention: queries of a block (16 for each warp), and keys that it meets at a time. 80 holds a prompt's 77. */
+enum {
+  HEAD_DIM = 64,
+  QUERY_TILE = 128,
+  KEY_TILE = 64,
+  TEXT_TILE = 80,
+  ATTENTION_THREADS = 256
 };
 
 #ifdef __cplusplus

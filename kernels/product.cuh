@@ -113,20 +113,19 @@ DEVICE int chunk_for_pairs(int row, int chunk) { return row * 64 + ((chunk ^ (ro
 // Rows of 32 bytes read 4 bytes a lane: eight rows, one chunk.
 DEVICE int chunk_for_words(int row, int chunk) { return row * 32 + ((chunk ^ (row >> 2 & 1)) << 4); }
 
-// Chunks of a tile's rows that each thread brings.
-template <int TILE, int ROW_BYTES> constexpr int CHUNKS_EACH = TILE *(ROW_BYTES / CHUNK_BYTES) / Warps<TILE>::THREADS;
-// This thread's first row, and how far apart its rows are.
+// Chunks of a tile of ROWS rows that each thread brings; its first row, and how far apart its rows are.
+template <int ROWS, int THREADS, int ROW_BYTES> constexpr int CHUNKS_EACH = ROWS * (ROW_BYTES / CHUNK_BYTES) / THREADS;
 template <int ROW_BYTES> DEVICE int source_row() { return int(threadIdx.x) / (ROW_BYTES / CHUNK_BYTES); }
-template <int TILE, int ROW_BYTES> constexpr int SOURCE_STEP = Warps<TILE>::THREADS / (ROW_BYTES / CHUNK_BYTES);
+template <int THREADS, int ROW_BYTES> constexpr int SOURCE_STEP = THREADS / (ROW_BYTES / CHUNK_BYTES);
 
 // Starts the copies of one step's tile; k: the step's first element.
-template <int TILE, int ROW_BYTES, class E, class Source, class Place>
+template <int ROWS, int THREADS, int ROW_BYTES, class E, class Source, class Place>
 DEVICE void fill(unsigned char *tile, const Source &source, int k, Place place) {
   constexpr int CHUNKS = ROW_BYTES / CHUNK_BYTES;
   const int chunk = int(threadIdx.x) % CHUNKS;
 #pragma unroll
-  for (int i = 0; i < CHUNKS_EACH<TILE, ROW_BYTES>; i++) {
-    const int row = source_row<ROW_BYTES>() + i * SOURCE_STEP<TILE, ROW_BYTES>;
+  for (int i = 0; i < CHUNKS_EACH<ROWS, THREADS, ROW_BYTES>; i++) {
+    const int row = source_row<ROW_BYTES>() + i * SOURCE_STEP<THREADS, ROW_BYTES>;
     source.copy(i, k + chunk * int(CHUNK_BYTES / sizeof(E)), tile + place(row, chunk));
   }
 }
@@ -154,14 +153,14 @@ template <class Sum, int TILE> using Sums = Sum[Warps<TILE>::MI][Warps<TILE>::NI
 
 // int8 × int8 → int32, exact: 127² · k < 2³¹ for k < 133,000.
 template <int TILE, class A, class W> DEVICE void int8_sums(Sums<int, TILE> &sums, const A &a, const W &w, int k) {
-  constexpr int ROW = TILE_K_BYTES, STAGE = 2 * TILE * ROW;
+  constexpr int ROW = TILE_K_BYTES, STAGE = 2 * TILE * ROW, THREADS = Warps<TILE>::THREADS;
   unsigned char *const shared = shared_memory();
   const int lane = int(threadIdx.x) % 32;
   pipeline(
       (k + TILE_K_BYTES - 1) / TILE_K_BYTES,
       [&](int step, int stage) {
-        fill<TILE, ROW, int8_t>(shared + stage * STAGE, a, step * TILE_K_BYTES, chunk_for_matrices);
-        fill<TILE, ROW, int8_t>(shared + stage * STAGE + TILE * ROW, w, step * TILE_K_BYTES, chunk_for_matrices);
+        fill<TILE, THREADS, ROW, int8_t>(shared + stage * STAGE, a, step * TILE_K_BYTES, chunk_for_matrices);
+        fill<TILE, THREADS, ROW, int8_t>(shared + stage * STAGE + TILE * ROW, w, step * TILE_K_BYTES, chunk_for_matrices);
       },
       [&](int stage) {
         const unsigned char *a_tile = shared + stage * STAGE, *w_tile = a_tile + TILE * ROW;
@@ -192,17 +191,18 @@ template <int TILE, class A, class W> DEVICE void int8_sums(Sums<int, TILE> &sum
 template <class T, class E, int TILE, class A, class W>
 DEVICE void half_sums(Sums<float, TILE> &sums, const A &a, const W &w, int k) {
   constexpr int STEP = TILE_K_BYTES / sizeof(T), ROW = TILE_K_BYTES, W_ROW = STEP * sizeof(E), STAGE = TILE * (ROW + W_ROW);
+  constexpr int THREADS = Warps<TILE>::THREADS;
   unsigned char *const shared = shared_memory();
   const int g = int(threadIdx.x) % 32 / 4, t = int(threadIdx.x) % 4;
   pipeline(
       (k + STEP - 1) / STEP,
       [&](int step, int stage) {
         unsigned char *a_tile = shared + stage * STAGE;
-        fill<TILE, ROW, T>(a_tile, a, step * STEP, chunk_for_pairs);
+        fill<TILE, THREADS, ROW, T>(a_tile, a, step * STEP, chunk_for_pairs);
         if constexpr (sizeof(E) == 1)
-          fill<TILE, W_ROW, E>(a_tile + TILE * ROW, w, step * STEP, chunk_for_words);
+          fill<TILE, THREADS, W_ROW, E>(a_tile + TILE * ROW, w, step * STEP, chunk_for_words);
         else
-          fill<TILE, W_ROW, E>(a_tile + TILE * ROW, w, step * STEP, chunk_for_pairs);
+          fill<TILE, THREADS, W_ROW, E>(a_tile + TILE * ROW, w, step * STEP, chunk_for_pairs);
       },
       [&](int stage) {
         const unsigned char *a_tile = shared + stage * STAGE, *w_tile = a_tile + TILE * ROW;

@@ -11,10 +11,10 @@
 
 template <class T, bool GEGLU, int TILE> DEVICE void w8a16_gemm(const Gemm &p) {
   const int m0 = int(blockIdx.x) * TILE, n0 = int(blockIdx.y) * TILE;
-  constexpr int A_ROW = TILE_K_BYTES, W_ROW = TILE_K_BYTES / 2;
-  const MatrixRows<T, CHUNKS_EACH<TILE, A_ROW>> a(p.a, p.out.m, p.k, m0, source_row<A_ROW>(), SOURCE_STEP<TILE, A_ROW>);
-  const MatrixRows<int8_t, CHUNKS_EACH<TILE, W_ROW>, GEGLU> w(p.w, p.out.n, p.k, n0, source_row<W_ROW>(),
-                                                             SOURCE_STEP<TILE, W_ROW>);
+  constexpr int A_ROW = TILE_K_BYTES, W_ROW = TILE_K_BYTES / 2, THREADS = Warps<TILE>::THREADS;
+  const MatrixRows<T, CHUNKS_EACH<TILE, THREADS, A_ROW>> a(p.a, p.out.m, p.k, m0, source_row<A_ROW>(), SOURCE_STEP<THREADS, A_ROW>);
+  const MatrixRows<int8_t, CHUNKS_EACH<TILE, THREADS, W_ROW>, GEGLU> w(p.w, p.out.n, p.k, n0, source_row<W_ROW>(),
+                                                                      SOURCE_STEP<THREADS, W_ROW>);
   Sums<float, TILE> sums = {};
   half_sums<T, int8_t, TILE>(sums, a, w, p.k);
   store_tile<T, GEGLU, TILE>(p.out, sums, m0, n0);
