@@ -11,6 +11,12 @@
 
 #include <stdint.h>
 
+#ifdef __CUDACC__
+#define BOTH_SIDES static __host__ __device__ inline
+#else
+#define BOTH_SIDES static inline
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -109,6 +115,63 @@ typedef struct {
 Launch launch_attention_d64(const Attention *p, Dtype dtype);
 Launch launch_cross_attention(const CrossAttention *p, Dtype dtype);
 
+/* ---- norms and activations ------------------------------------------------------------------------------------ */
+
+/* out_scales: NULL, then `out` is T; or [rows] (of a group norm: [batch]) to be written, then `out` is int8, the
+ * largest magnitude of a row (an image) being 127. A row with a value that is not finite gets a scale that is not.
+ * channels % 8 = 0. */
+
+/* (x − mean)/√(variance + eps)·weight + bias of each row. */
+typedef struct {
+  const void *x;       /* T [rows, channels] */
+  const float *weight; /* [channels] */
+  const float *bias;   /* [channels] */
+  void *out;           /* T or int8 [rows, channels] */
+  float *out_scales;
+  int rows, channels;
+  float eps;
+} LayerNorm;
+
+/* Of each row, what `out` needs of `x`. */
+typedef struct {
+  const void *x; /* T [rows, channels]; of GEGLU [rows, 2·channels]: values, then gates */
+  void *out;     /* T or int8 [rows, channels] */
+  float *out_scales;
+  int rows, channels;
+} Rows;
+
+/* Group normalisation of channels-last images, with or without SiLU: three kernels in succession. */
+typedef struct {
+  const void *x;       /* T [batch, pixels, channels] */
+  const float *weight; /* [channels] */
+  const float *bias;   /* [channels] */
+  void *out;           /* T or int8 [batch, pixels, channels] */
+  float *out_scales;
+  float *workspace; /* group_norm_workspace_floats(p) */
+  int batch, pixels, channels, groups;
+  float eps;
+  int silu; /* 1: silu(norm) */
+} GroupNorm;
+
+Launch launch_layer_norm(const LayerNorm *p, Dtype dtype);
+/* value · gelu(gate) */
+Launch launch_geglu(const Rows *p, Dtype dtype);
+/* int8 rows with scales; out_scales is not NULL */
+Launch launch_quantise_rows(const Rows *p, Dtype dtype);
+Launch launch_group_norm_stats(const GroupNorm *p, Dtype dtype);
+Launch launch_group_norm_table(const GroupNorm *p, Dtype dtype);
+Launch launch_group_norm_apply(const GroupNorm *p, Dtype dtype);
+int64_t group_norm_workspace_floats(const GroupNorm *p);
+
+/* Largest magnitude and number of values that are not finite, as Output's sentinel. */
+typedef struct {
+  const void *x; /* T [count], count % 8 = 0 or not */
+  int64_t count;
+  uint32_t *sentinel; /* two words, zeroed before */
+} Finite;
+
+Launch launch_finite(const Finite *p, Dtype dtype);
+
 /* Tiles of the products: rows × columns of a block, and bytes of k that one stage holds. */
 enum {
   TILE_LARGE = 128,
@@ -127,6 +190,26 @@ enum {
   TEXT_TILE = 80,
   ATTENTION_THREADS = 256
 };
+
+/* Norms: threads of a block, each of which takes 8 channels at a time. */
+enum {
+  VECTOR = 8,
+  ROW_THREADS = 128, /* a warp for each row */
+  GEGLU_THREADS = 256, /* a block for each row */
+  GROUP_NORM_THREADS = 256, /* of stats and apply, at most, unless one pixel's channels are more */
+  GROUP_NORM_TABLE_THREADS = 128,
+  GROUP_NORM_MAX_CHANNELS = 3072,
+  GROUP_NORM_MAX_CHUNKS = 128, /* parts of an image's pixels, each with statistics of its own */
+  GROUP_NORM_MIN_PIXELS = 32, /* of a chunk */
+  FINITE_THREADS = 256,
+  FINITE_MAX_BLOCKS = 1024
+};
+
+/* Pixels of a group norm's chunk. */
+BOTH_SIDES int group_norm_chunk(int pixels) {
+  const int most = (pixels + GROUP_NORM_MAX_CHUNKS - 1) / GROUP_NORM_MAX_CHUNKS;
+  return most < GROUP_NORM_MIN_PIXELS ? GROUP_NORM_MIN_PIXELS : most;
+}
 
 #ifdef __cplusplus
 }

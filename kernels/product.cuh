@@ -53,7 +53,7 @@ template <class E, int COUNT, bool GEGLU = false, bool WHOLE_CHUNKS = true> stru
   }
 
   DEVICE void copy(int i, int k, void *to) const {
-    if (WHOLE_CHUNKS || k_count % CHUNK == 0) {
+    if (WHOLE_CHUNKS) {
       copy_async(to, row[i] + k, row[i] && within(k, k_count));
     } else {
       alignas(16) E elements[CHUNK] = {};
@@ -92,7 +92,7 @@ template <class E, int COUNT, bool WHOLE_CHUNKS> struct PatchRows {
   }
 
   DEVICE void copy(int i, int k, void *to) const {
-    if (WHOLE_CHUNKS || p.channels % CHUNK == 0) {
+    if (WHOLE_CHUNKS) {
       const E *from = find(i, k);
       copy_async(to, from, from != nullptr);
     } else {
