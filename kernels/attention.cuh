@@ -12,14 +12,18 @@ constexpr int HEAD_ROW_BYTES = HEAD_DIM * 2, HEAD_CHUNKS = HEAD_ROW_BYTES / CHUN
 // Where a chunk lies in a tile of 128-byte rows, in bytes: ldmatrix reads eight rows, one chunk.
 DEVICE int chunk_of_head(int row, int chunk) { return row * HEAD_ROW_BYTES + ((chunk ^ (row & 7)) << 4); }
 
-// Starts copying rows first … first + ROWS of one head, `stride` elements apart; zeros past `rows`.
-template <class T, int ROWS> DEVICE void fill_head(unsigned char *tile, const T *head, int first, int rows, int stride) {
-  static_assert(ROWS * HEAD_CHUNKS % 128 == 0);
+// Starts copying rows first … first + ROWS of COUNT heads (keys and values), `stride` elements apart, each to a tile of
+// its own; zeros past `rows`.
+template <class T, int ROWS, int COUNT>
+DEVICE void fill_heads(unsigned char *tiles, const T *const (&heads)[COUNT], int first, int rows, int stride) {
 #pragma unroll 1  // unrolled, the addresses would spill registers
   for (int i = int(threadIdx.x); i < ROWS * HEAD_CHUNKS; i += ATTENTION_THREADS) {
     const int row = i / HEAD_CHUNKS, chunk = i % HEAD_CHUNKS;
     const bool valid = within(first + row, rows);
-    copy_async(tile + chunk_of_head(row, chunk), head + (valid ? size_t(first + row) * stride + chunk * 8 : 0), valid);
+    const size_t offset = valid ? size_t(first + row) * stride + chunk * 8 : 0;
+#pragma unroll
+    for (int h = 0; h < COUNT; h++)
+      copy_async(tiles + h * ROWS * HEAD_ROW_BYTES + chunk_of_head(row, chunk), heads[h] + offset, valid);
   }
 }
 
@@ -38,8 +42,7 @@ template <class T, int KEYS, int BUFFERS> struct KeyTiles {
   DEVICE unsigned char *k_tile(int tile) const { return shared + tile % BUFFERS * (2 * KEYS * HEAD_ROW_BYTES); }
   // Starts copying a tile.
   DEVICE void fill(int tile) const {
-    fill_head<T, KEYS>(k_tile(tile), k, tile * KEYS, keys, stride);
-    fill_head<T, KEYS>(k_tile(tile) + KEYS * HEAD_ROW_BYTES, v, tile * KEYS, keys, stride);
+    fill_heads<T, KEYS>(k_tile(tile), {k, v}, tile * KEYS, keys, stride);
     copy_commit();
   }
 };
@@ -55,7 +58,7 @@ template <class T> struct Attended {
   template <int KEYS> DEVICE void absorb(const unsigned char *k_tile, const unsigned char *v_tile, const int (&visible)[2]) {
     const int lane = int(threadIdx.x) % 32, t = lane % 4;
     float s[KEYS / 8][4] = {};
-#pragma unroll
+#pragma unroll 1  // unrolled, it would spill registers
     for (int d = 0; d < HEAD_DIM / 16; d++) {
       uint32_t q[4];
       load_matrices(q, q_tile + chunk_of_head(int(threadIdx.x) / 32 * 16 + lane % 16, d * 2 + lane / 16));
@@ -69,6 +72,7 @@ template <class T> struct Attended {
       }
     }
     const float scale = 0.125f * 1.44269504f;  // 1/√64, and exp(x) = 2^(x·log₂e)
+    float base[2];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       float top = largest[i];
@@ -83,23 +87,21 @@ template <class T> struct Attended {
       top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 1));
       top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 2));
       // Where nothing was seen yet all scores are −∞, and so is their difference from 0.
-      const float base = top == -INFINITY ? 0.0f : top * scale;
-      const float rescale = exp2_fast(largest[i] * scale - base);
+      base[i] = top == -INFINITY ? 0.0f : top * scale;
+      const float rescale = exp2_fast(largest[i] * scale - base[i]);
       largest[i] = top;
       sum[i] *= rescale;
 #pragma unroll
       for (int j = 0; j < HEAD_DIM / 8; j++) out[j][i * 2] *= rescale, out[j][i * 2 + 1] *= rescale;
-#pragma unroll
-      for (int j = 0; j < KEYS / 8; j++)
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-          float &score = s[j][i * 2 + e];
-          score = exp2_fast(fmaf(score, scale, -base));
-          sum[i] += score;
-        }
     }
 #pragma unroll
     for (int j = 0; j < KEYS / 16; j++) {
+#pragma unroll
+      for (int e = 0; e < 8; e++) {
+        float &score = s[2 * j + e / 4][e % 4];
+        score = exp2_fast(fmaf(score, scale, -base[e % 4 / 2]));
+        sum[e % 4 / 2] += score;
+      }
       uint32_t p[4];
       as_factor<T>(p, s[2 * j], s[2 * j + 1]);
 #pragma unroll
@@ -127,7 +129,13 @@ template <class T> struct Attended {
       const bool more = (tile + 1) * KEYS < end;
       if (BUFFERS == 2 && more) tiles.fill(tile + 1);
       const int left = tiles.keys - tile * KEYS, seen = causal ? query + 1 - tile * KEYS : left;
-      absorb<KEYS>(tiles.k_tile(tile), tiles.k_tile(tile) + KEYS * HEAD_ROW_BYTES, {min(seen, left), min(causal ? seen + 8 : seen, left)});
+      const int upper = min(seen, left), lower = min(causal ? seen + 8 : seen, left);
+      // The scores of more keys than 64 at once would spill registers.
+      constexpr int AT_ONCE = KEYS <= 64 ? KEYS : 48;
+      const unsigned char *const k_tile = tiles.k_tile(tile), *const v_tile = k_tile + KEYS * HEAD_ROW_BYTES;
+      absorb<AT_ONCE>(k_tile, v_tile, {upper, lower});
+      if constexpr (KEYS > AT_ONCE)
+        absorb<KEYS - AT_ONCE>(k_tile + AT_ONCE * HEAD_ROW_BYTES, v_tile + AT_ONCE * HEAD_ROW_BYTES, {upper - AT_ONCE, lower - AT_ONCE});
       if (BUFFERS == 1 && more) {
         __syncthreads();
         tiles.fill(tile + 1);

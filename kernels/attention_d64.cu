@@ -17,7 +17,7 @@ template <class T> DEVICE void attention_d64(const Attention &p) {
   unsigned char *const q_tile = shared_memory();
   const KeyTiles<T, KEY_TILE, 2> tiles = {q_tile + QUERY_TILE * HEAD_ROW_BYTES, static_cast<const T *>(p.k) + kv,
                                        static_cast<const T *>(p.v) + kv, p.keys, p.kv_stride};
-  fill_head<T, QUERY_TILE>(q_tile, q, block_query, p.queries, p.q_stride);  // in one group with the first keys
+  fill_heads<T, QUERY_TILE>(q_tile, {q}, block_query, p.queries, p.q_stride);  // in one group with the first keys
   tiles.fill(0);
   Attended<T> a = {q_tile};
   a.over_keys(tiles, first_query, p.causal);

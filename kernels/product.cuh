@@ -37,24 +37,27 @@ template <class E> DEVICE void gather(void *to, E (&elements)[CHUNK_BYTES / size
 // both sums of an output.
 template <class E, int COUNT, bool GEGLU = false, bool WHOLE_CHUNKS = true> struct MatrixRows {
   static constexpr int CHUNK = CHUNK_BYTES / sizeof(E);
+  const E *matrix;
   const E *row[COUNT];  // null: no such row
   int k_count;
 
   // `first`: this thread's first row in the tile; `step`: to its next. `tile` starts at row tile_first (of outputs).
-  DEVICE MatrixRows(const void *matrix, int rows, int k, int tile_first, int first, int step) : k_count(k) {
+  DEVICE MatrixRows(const void *matrix, int rows, int k, int tile_first, int first, int step)
+      : matrix(static_cast<const E *>(matrix)), k_count(k) {
     for (int i = 0; i < COUNT; i++) {
       const int in_tile = first + i * step;
       int r = tile_first + in_tile;
       if (GEGLU) r = tile_first / 2 + in_tile / 16 * 8 + in_tile % 8;
       const bool valid = within(r, rows);
       if (GEGLU && in_tile / 8 % 2) r += rows;
-      row[i] = valid ? static_cast<const E *>(matrix) + size_t(r) * k : nullptr;
+      row[i] = valid ? this->matrix + size_t(r) * k : nullptr;
     }
   }
 
   DEVICE void copy(int i, int k, void *to) const {
     if (WHOLE_CHUNKS) {
-      copy_async(to, row[i] + k, row[i] && within(k, k_count));
+      const bool there = row[i] && within(k, k_count);
+      copy_async(to, there ? row[i] + k : matrix, there);
     } else {
       alignas(16) E elements[CHUNK] = {};
       for (int e = 0; e < CHUNK; e++)
@@ -94,7 +97,7 @@ template <class E, int COUNT, bool WHOLE_CHUNKS> struct PatchRows {
   DEVICE void copy(int i, int k, void *to) const {
     if (WHOLE_CHUNKS) {
       const E *from = find(i, k);
-      copy_async(to, from, from != nullptr);
+      copy_async(to, from ? from : p.x, from != nullptr);
     } else {
       alignas(16) E elements[CHUNK] = {};
       for (int e = 0; e < CHUNK; e++)
