@@ -72,8 +72,7 @@ fn names(known: &[(&str, bool)]) -> Vec<String> {
 /// How this program was built.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Build {
-    /// The commit, where whoever built it named one in the environment: `DARKROOM_COMMIT`. An
-    /// installed program has no repository to ask.
+    /// The commit, with `+changes` where files differed from it; none outside of a clone (build.rs).
     pub commit: Option<String>,
     /// Processor family and system.
     pub target: String,

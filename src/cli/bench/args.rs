@@ -21,7 +21,7 @@ Examples:
   darkroom bench compare before.jsonl after.jsonl --fail-above 5
 
 Forecast is the time at the device's limits, achieved the share of them that was reached; what caches
-hold can be faster. The record names the commit where DARKROOM_COMMIT was set as darkroom was built.";
+hold can be faster.";
 
 /// What was typed.
 #[derive(clap::Args, Debug)]
