@@ -213,6 +213,7 @@ fn assert_table(table: &str) {
         "all linear",
         "all conv2d",
         "outside operations",
+        "beyond the forecast",
         "GFLOP/s",
         "GB/s",
     ] {

@@ -12,6 +12,7 @@ mod plot;
 mod table;
 mod trace;
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -91,6 +92,7 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
         quiet: args.quiet,
         device: &device,
         interrupt: &interrupt,
+        found: &Cell::new(None),
     };
     let (load, pipeline) = recorded(how, how.timeline, |observer| {
         Pipeline::load(&checkpoint, args.precision(), &device, observer)
@@ -129,8 +131,9 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
 fn check_files(args: &RunArgs) -> Result<()> {
     let files = [&args.json, &args.plot, &args.trace].map(|file| file.as_deref());
     let named: Vec<&Path> = files.into_iter().flatten().collect();
+    let same: Vec<PathBuf> = named.iter().map(|path| whole_file::place(path)).collect();
     for (i, path) in named.iter().enumerate() {
-        if named[..i].contains(path) {
+        if same[..i].contains(&same[i]) {
             return Err(Error::file(
                 path,
                 "is to be two files: give each its own name",

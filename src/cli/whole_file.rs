@@ -39,6 +39,15 @@ fn or_here(folder: &Path) -> &Path {
     }
 }
 
+/// Where `path` lies, told by its folder's one true name: two ways to write a path are one file.
+pub fn place(path: &Path) -> PathBuf {
+    let folder = folder_of(path).canonicalize();
+    match (folder, path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => path.to_owned(),
+    }
+}
+
 /// Fails if `path` could not be written at the end of the work: its folder takes no files, or its
 /// name is none that a new file can have.
 pub fn check(path: &Path, force: bool) -> Result<()> {

@@ -79,7 +79,7 @@ const fn gpu(
     [name, title]: [&'static str; 2],
     tera: [f64; 5],
     gigabytes_per_s: f64,
-    gigabytes: u64,
+    mebibytes: u64,
     source: &'static str,
 ) -> Device {
     Device {
@@ -87,75 +87,75 @@ const fn gpu(
         title: Cow::Borrowed(title),
         peaks: peaks(tera),
         bytes_per_s: gigabytes_per_s * 1e9,
-        memory_bytes: gigabytes * 1_000_000_000,
+        memory_bytes: mebibytes << 20,
         source,
     }
 }
 
 /// GPUs of data centres and desks. Where a datasheet gives figures with sparsity only, half of them
-/// stands here. Memory is in decimal gigabytes as written there; drivers keep a little of it.
+/// stands here. Memory is the total that nvidia-smi shows.
 pub static GPUS: [Device; 9] = [
     gpu(
         ["h100", "NVIDIA H100 SXM"],
         [66.9, 494.7, 989.4, 1978.9, 1978.9],
         3350.0,
-        80,
+        81559,
         "NVIDIA H100 Tensor Core GPU datasheet; architecture whitepaper V1.04, table 2",
     ),
     gpu(
         ["h800", "NVIDIA H800 SXM"],
         [66.9, 494.7, 989.4, 1978.9, 1978.9],
         3350.0,
-        80,
+        81559,
         "as H100 SXM: NVLink and float64 are what is cut (NVIDIA H800 datasheet)",
     ),
     gpu(
         ["h200", "NVIDIA H200 SXM"],
         [66.9, 494.7, 989.4, 1978.9, 1978.9],
         4800.0,
-        141,
+        143771,
         "NVIDIA H200 Tensor Core GPU datasheet",
     ),
     gpu(
         ["a100", "NVIDIA A100 80GB SXM"],
         [19.5, 156.0, 312.0, 624.0, 0.0],
         2039.0,
-        80,
+        81920,
         "NVIDIA A100 Tensor Core GPU datasheet",
     ),
     gpu(
         ["l40s", "NVIDIA L40S"],
         [91.6, 183.0, 362.05, 733.0, 733.0],
         864.0,
-        48,
+        46068,
         "NVIDIA L40S datasheet",
     ),
     gpu(
         ["l4", "NVIDIA L4"],
         [30.3, 60.0, 121.0, 242.5, 242.5],
         300.0,
-        24,
+        23034,
         "NVIDIA L4 datasheet, half of its figures with sparsity",
     ),
     gpu(
         ["rtx-4090", "NVIDIA GeForce RTX 4090"],
         [82.6, 82.6, 165.2, 660.6, 330.3],
         1008.0,
-        24,
+        24564,
         "NVIDIA Ada GPU architecture whitepaper V2.01, appendix A (float32 accumulation)",
     ),
     gpu(
         ["rtx-3090", "NVIDIA GeForce RTX 3090"],
         [35.6, 35.6, 71.0, 284.0, 0.0],
         936.0,
-        24,
+        24576,
         "NVIDIA Ampere GA102 architecture whitepaper V2.0, appendix A (float32 accumulation)",
     ),
     gpu(
         ["b200", "NVIDIA B200 (HGX, 1000 W)"],
         [80.0, 1100.0, 2250.0, 4500.0, 4500.0],
         8000.0,
-        180,
+        183359,
         "NVIDIA Blackwell architecture technical brief and HGX B200 datasheet",
     ),
 ];
@@ -167,7 +167,7 @@ const GEMM_EDGE: usize = 1024;
 const COPY_VALUES: usize = 32 << 20;
 
 /// How long each of the two limits is looked for.
-const LOOK_FOR: Duration = Duration::from_millis(300);
+const LOOK_FOR: Duration = Duration::from_millis(100);
 
 impl Device {
     /// A GPU of the table by its name.
@@ -176,7 +176,7 @@ impl Device {
     }
 
     /// This machine's CPU with all threads of the pool: the best of several float32 matrix products
-    /// and of several copies, in about a second. Half precision computes in float32 here.
+    /// and of several copies, in half a second. Half precision computes in float32 here.
     pub fn this_cpu() -> Self {
         let (flops_per_s, int8_per_s, bytes_per_s) =
             rayon::scope(|_| (product_limit(), int8_limit(), copy_limit()));

@@ -4,6 +4,7 @@ use indicatif::BinaryBytes;
 
 use super::{Forecast, Model, forecast};
 use crate::error::{Error, Result};
+use crate::quant::Scheme;
 use crate::request::{Dtype, MAX_COUNT, Precision, Request};
 
 /// Images of the request that can be made at once in `free_bytes`, 0 if not even one can.
@@ -116,7 +117,7 @@ impl WayOut {
 const TILES: [usize; 2] = [64, 32];
 
 /// Changes that keep the picture's size, from the gentlest on, that lower the run's peak: decoding in
-/// tiles, half precision, both, one image at a time. A smaller tile stands there only if it helps.
+/// tiles, half precision, int8, these together, one image at a time. A smaller tile stands there only if it helps.
 pub fn ways_out(model: &Model, request: &Request, threads: usize) -> Result<Vec<WayOut>> {
     let peak = forecast(model, request, threads)?.peak().memory.peak;
     let mut tiles = vec![None];
@@ -124,26 +125,39 @@ pub fn ways_out(model: &Model, request: &Request, threads: usize) -> Result<Vec<
         let edge = request.height_px.max(request.width_px) / model.vae().factor();
         tile.is_some_and(|tile| tile < edge && request.vae_tile.is_none_or(|now| tile < now))
     }));
-    let half = Precision::all(Dtype::Bf16);
-    let mut types = vec![None];
-    types.extend((request.precision == Precision::default()).then_some(Some(half)));
+    let now = request.precision;
+    let half = Precision {
+        quant: now.quant,
+        ..Precision::all(Dtype::Bf16)
+    };
+    let wide = [now.text_encoder, now.unet, now.vae].contains(&Dtype::F32);
+    let mut types = vec![(None, now)];
+    types.extend(wide.then(|| (Some("--dtype bf16".to_owned()), half)));
+    if now.quant.is_none() && !model.is_quantised() {
+        let quant = Some(Scheme::W8A8);
+        for (options, precision) in types.clone() {
+            let options = [options, Some("--quant w8a8".into())];
+            let options: Vec<String> = options.into_iter().flatten().collect();
+            types.push((Some(options.join(" ")), Precision { quant, ..precision }));
+        }
+    }
     let mut counts = vec![None];
     counts.extend((request.count > 1).then_some(Some(1)));
 
     let mut ways = Vec::new();
     for &count in &counts {
-        for &precision in &types {
+        for (of_type, precision) in &types {
             let mut least = peak;
             for &tile in &tiles {
                 let options = [
-                    precision.map(|_| format!("--dtype {}", Dtype::Bf16.name())),
+                    of_type.clone(),
                     tile.map(|tile| format!("--vae-tile {tile}")),
-                    count.map(|count| format!("--count {count}")),
+                    count.map(|count| format!("--batch {count}")),
                 ];
                 let options: Vec<String> = options.into_iter().flatten().collect();
                 let changed = Request {
                     count: count.unwrap_or(request.count),
-                    precision: precision.unwrap_or(request.precision),
+                    precision: *precision,
                     vae_tile: tile.or(request.vae_tile),
                     ..request.clone()
                 };

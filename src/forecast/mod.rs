@@ -115,8 +115,8 @@ impl StageForecast {
     fn sum(&self, of: impl Fn(&Work) -> u64) -> u64 {
         self.ops
             .iter()
-            .map(|(work, &calls)| of(work) * calls as u64)
-            .sum()
+            .map(|(work, &calls)| of(work).saturating_mul(calls as u64))
+            .fold(0, u64::saturating_add)
     }
 
     /// Multiply-accumulates of its matrix products.

@@ -89,6 +89,11 @@ impl Model {
         })
     }
 
+    /// Whether its files hold int8 weights.
+    pub fn is_quantised(&self) -> bool {
+        self.stored.is_some()
+    }
+
     /// The autoencoder's settings.
     pub fn vae(&self) -> &VaeConfig {
         &self.vae

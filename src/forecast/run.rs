@@ -315,9 +315,9 @@ impl Run<'_> {
     /// The last stage: the images in 8 bits stay.
     fn post_process(&self, pixels: Tensor) {
         let [batch, colours, height, width] = pixels.sizes();
-        let pixels = affine(affine(pixels));
         let pixels = {
-            let above = pixels.like();
+            let shifted = affine(affine(pixels));
+            let above = shifted.like();
             above.like()
         };
         for _ in 0..batch {

@@ -75,6 +75,8 @@ pub struct Limits {
     pub bf16_gflop_per_s: f64,
     /// Matrix products in half precision.
     pub f16_gflop_per_s: f64,
+    /// Integer operations of int8 products, where they are known.
+    pub int8_gop_per_s: Option<f64>,
     /// Memory traffic.
     pub gb_per_s: f64,
     /// Where the figures come from.

@@ -221,3 +221,47 @@ pub fn moved((read, from): (usize, usize), (written, to): (usize, usize)) -> Wor
         ..work(Op::Move, [written, 0, 0, 0], 0, 0, (0, 0, 0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Multiply-accumulates, other operations, bytes read, bytes written; counted by hand.
+    fn counts(work: &Work) -> [u64; 4] {
+        [
+            work.macs,
+            work.other_flops,
+            work.read_bytes,
+            work.written_bytes,
+        ]
+    }
+
+    #[test]
+    fn counts_are_those_of_small_cases_by_hand() {
+        // Two rows of three by five outputs: 30 products, 10 biases; 6 + 15 + 5 values in, 10 out.
+        let float = linear(2, 3, 5, true, 4, None);
+        assert_eq!(counts(&float), [30, 10, 104, 40]);
+        // The 15 weights in a byte each, and 5 scales of four: 44 + 15 + 20 bytes.
+        let int8 = linear(2, 3, 5, true, 4, Some(Scheme::W8A8));
+        assert_eq!((counts(&int8), int8.op), ([30, 10, 79, 40], Op::Int8Linear));
+        let wide = linear(2, 3, 5, true, 4, Some(Scheme::W8A16));
+        assert_eq!((wide.read_bytes, wide.op), (79, Op::Linear));
+        // 4×4 pixels of 2 channels, 3×3 kernel, stride 2: 4 pixels of 3 channels.
+        let conv = conv2d((16, 4), 9, 2, 3, 2, None);
+        assert_eq!(counts(&conv), [4 * 9 * 6, 12, 2 * (32 + 54 + 3), 24]);
+        // One head of 3 queries and keys of width 4: 9 scores, 6 of them causal.
+        let whole = attention((1, 1), 3, 3, 4, false, 4);
+        assert_eq!(counts(&whole), [72, 45 + 12, 4 * 36, 48]);
+        let causal = attention((1, 1), 3, 3, 4, true, 4);
+        assert_eq!(counts(&causal), [48, 30 + 12, 4 * 36, 48]);
+        // Six values: 7 operations each, and SiLU's 4.
+        assert_eq!(counts(&group_norm(3, 2, None, 4)), [0, 42, 40, 24]);
+        let silu = group_norm(3, 2, Some(Activation::Silu), 4);
+        assert_eq!(silu.other_flops, 66);
+        assert_eq!(counts(&layer_norm(3, 2, 4)), [0, 48, 40, 24]);
+        assert_eq!(counts(&geglu(3, 2, 4)), [0, 36, 48, 24]);
+        assert_eq!(counts(&activation(6, Activation::Gelu, 2)), [0, 30, 12, 12]);
+        assert_eq!(counts(&add(6, 2, 4)), [0, 6, 32, 24]);
+        assert_eq!(counts(&moved((6, 2), (6, 4))), [0, 0, 12, 24]);
+    }
+}

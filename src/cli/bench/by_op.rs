@@ -8,10 +8,59 @@ use crate::measure::statistics::quantile;
 /// Rows of one kind and size; the rest is summed up in one row, and the record has all.
 const ROWS: usize = 20;
 
-/// A table for each stage that has operations.
+/// The largest differences between forecast and measured time, so many.
+const GAPS: usize = 10;
+
+/// A table for each stage that has operations, and where the run's time went beyond the forecast.
 pub fn report(run: &Run) -> String {
     let stages = run.stages.iter().filter(|stage| !stage.ops.is_empty());
-    stages.map(|s| format!("\n{}", stage(s))).collect()
+    let tables: String = stages.map(|s| format!("\n{}", stage(s))).collect();
+    format!("{tables}\n{}", gaps(run))
+}
+
+/// Operations of all stages by what they took beyond their forecast, the most first.
+fn gaps(run: &Run) -> String {
+    let mut all: Vec<(String, String, Sum)> = Vec::new();
+    for stage in &run.stages {
+        for (name, ops) in by_size(&stage.ops) {
+            let sum = Sum::of(ops.iter().copied());
+            all.push((stage.stage.to_string(), name, sum));
+        }
+        let outside = Sum {
+            ms: outside_ms(stage),
+            ..Sum::default()
+        };
+        all.push((
+            stage.stage.to_string(),
+            "outside operations".into(),
+            outside,
+        ));
+    }
+    let beyond = |sum: &Sum| sum.ms - sum.forecast_ms;
+    let whole: f64 = all.iter().map(|(_, _, sum)| beyond(sum)).sum();
+    all.sort_by(|a, b| beyond(&b.2).total_cmp(&beyond(&a.2)));
+    let head = [
+        "beyond the forecast",
+        "stage",
+        "beyond",
+        "of all",
+        "p50",
+        "forecast",
+        "achieved",
+    ];
+    let mut rows = vec![head.map(String::from).to_vec()];
+    for (stage, name, sum) in all.iter().take(GAPS).filter(|(.., sum)| beyond(sum) > 0.0) {
+        rows.push(vec![
+            name.clone(),
+            stage.clone(),
+            time(beyond(sum)),
+            percent(beyond(sum) / whole.max(f64::MIN_POSITIVE)),
+            time(sum.ms),
+            time(sum.forecast_ms),
+            percent(sum.forecast_ms / sum.ms.max(f64::MIN_POSITIVE)),
+        ]);
+    }
+    columns(&rows)
 }
 
 /// A sum of operations.

@@ -133,6 +133,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             args.after.display()
         );
     }
+    let unended: Vec<String> = pairs
+        .iter()
+        .filter(|(before, after)| after.total.is_none() && before.total.is_some())
+        .map(|(_, after)| format!("  {}: did not end", label(after)))
+        .collect();
     let report = Report {
         schema: SCHEMA,
         before: &args.before,
@@ -161,9 +166,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             pair.run
         ));
     }
-    match slower(&report, limit) {
+    match [unended, worse(&report, limit)].concat() {
         lines if lines.is_empty() => Ok(()),
-        lines => bail!("slower beyond the noise:\n{}", lines.join("\n")),
+        lines => bail!("worse than before:\n{}", lines.join("\n")),
     }
 }
 
@@ -176,15 +181,17 @@ fn key(run: &Run) -> impl PartialEq + use<> {
         count,
         steps,
         precision,
+        guidance,
+        vae_tile,
         ..
     } = run.request.clone();
     (
         model,
-        width_px,
-        height_px,
-        count,
-        steps,
+        [width_px, height_px, count, steps],
         precision,
+        guidance.to_bits(),
+        vae_tile,
+        run.scheduler,
         run.device.clone(),
     )
 }
@@ -393,8 +400,9 @@ fn cells(row: &Row) -> Vec<String> {
     ]
 }
 
-/// A line for each time that grew by more than `limit`, beyond the noise.
-fn slower(report: &Report<'_>, limit: f64) -> Vec<String> {
+/// A line for each time that grew by more than `limit` beyond the noise, and each peak of memory
+/// (which has no noise) that did.
+fn worse(report: &Report<'_>, limit: f64) -> Vec<String> {
     let mut lines = Vec::new();
     for pair in &report.pairs {
         for row in &pair.rows {
@@ -405,6 +413,18 @@ fn slower(report: &Report<'_>, limit: f64) -> Vec<String> {
                     row.stage,
                     change(row.ratio - 1.0),
                     percent(limit)
+                ));
+            }
+            let peaks = row.before_peak_bytes.zip(row.after_peak_bytes);
+            if let Some((before, after)) = peaks
+                && after as f64 > before as f64 * (1.0 + limit)
+            {
+                lines.push(format!(
+                    "  {}: {} takes {}, {} before",
+                    pair.run,
+                    row.stage,
+                    bytes(after),
+                    bytes(before)
                 ));
             }
         }

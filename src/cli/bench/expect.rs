@@ -46,6 +46,7 @@ pub fn limits(device: &Device) -> Limits {
         f32_gflop_per_s: giga(device.peaks.f32),
         bf16_gflop_per_s: giga(device.peaks.bf16),
         f16_gflop_per_s: giga(device.peaks.f16),
+        int8_gop_per_s: device.peaks.int8.map(giga),
         gb_per_s: giga(device.bytes_per_s),
         source: device.source.to_owned(),
     }

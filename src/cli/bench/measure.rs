@@ -1,5 +1,6 @@
 //! Runs and records: loading once, then each request as often as asked.
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use candle_core::Device;
@@ -10,7 +11,7 @@ use crate::cli::{progress, units};
 use crate::error::{Error, Result};
 use crate::measure::memory;
 use crate::measure::recorder::{Recorder, Span, StageRecord};
-use crate::observe::Observer;
+use crate::observe::{Observer, Stage};
 use crate::pipeline::{Pipeline, Start};
 use crate::request::Request;
 
@@ -24,6 +25,9 @@ pub struct How<'a> {
     pub quiet: bool,
     pub device: &'a Device,
     pub interrupt: &'a Interrupt,
+    /// The heap as the first repeat of all found it. What it has grown by since is the bench's own
+    /// samples, which are no part of the model's memory.
+    pub found: &'a Cell<Option<usize>>,
 }
 
 /// One repeat, or loading.
@@ -70,11 +74,33 @@ pub fn recorded<T>(
     drop(observers);
     let repeat = Repeat {
         allocations: memory::allocations() - before,
-        stages: recorder.stages(),
+        stages: without_growth(recorder.stages(), how.found),
         ops: recorder.ops_recorded(),
         spans: recorder.spans().to_vec(),
     };
     Ok((repeat, result))
+}
+
+/// Takes off the stages' memory what the heap has grown by since the first repeat.
+fn without_growth(mut stages: Vec<StageRecord>, found: &Cell<Option<usize>>) -> Vec<StageRecord> {
+    let begin = |record: &StageRecord| Some(record.memory.as_ref()?.begin);
+    let Some(begin) = stages
+        .first()
+        .filter(|s| s.time.stage != Stage::Load)
+        .and_then(begin)
+    else {
+        return stages;
+    };
+    let first = found.get().unwrap_or(begin);
+    found.set(Some(first));
+    let growth = begin.saturating_sub(first);
+    for memory in stages.iter_mut().filter_map(|s| s.memory.as_mut()) {
+        let counted = [&mut memory.begin, &mut memory.peak, &mut memory.end];
+        for bytes in counted.into_iter().chain(&mut memory.after_steps) {
+            *bytes = bytes.saturating_sub(growth);
+        }
+    }
+    stages
 }
 
 /// Warms up, then repeats the request.

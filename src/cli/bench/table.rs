@@ -160,9 +160,10 @@ fn notes(run: &Run) -> String {
     lines.push((
         "limits",
         format!(
-            "{}: {} GFLOP/s in f32, {} GB/s ({})",
+            "{}: {} GFLOP/s in f32, {} GOP/s in int8, {} GB/s ({})",
             limits.name,
             digits(limits.f32_gflop_per_s),
+            or_nothing(limits.int8_gop_per_s, digits),
             digits(limits.gb_per_s),
             limits.source
         ),

@@ -88,7 +88,12 @@ pub struct Args {
     pub seed: Option<Seed>,
 
     /// Images to make; `auto`: 4 to 64, as many as fit in free memory, or 1 [default: 1]
-    #[arg(long, value_name = "N|auto", help_heading = "Image")]
+    #[arg(
+        long,
+        visible_alias = "batch",
+        value_name = "N|auto",
+        help_heading = "Image"
+    )]
     pub count: Option<Count>,
 
     /// Start from this picture (PNG, JPEG, WebP), resized to the image's size

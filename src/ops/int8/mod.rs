@@ -1,6 +1,6 @@
 //! Products of int8 weights, with int8 or float activations.
 //!
-//! A weight w[o, ..] is q[o, ..] · s[o]: integers from −127 to 127 and one float32 scale an output.
+//! A weight `w[o, ..]` is `q[o, ..] · s[o]`: integers from −127 to 127 and one float32 scale an output.
 //! Under W8A8 a row of activations (a token, a pixel) is quantised likewise when it arrives, each
 //! row by its own largest value; products are summed in int32 without rounding, and the scales are
 //! applied to the sums. A convolution sums each tap of its kernel apart, since each tap reads
