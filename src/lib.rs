@@ -21,7 +21,8 @@
 //!
 //! Dependencies point one way: `cli` → [`pipeline`] → stages ([`conditioning`], [`denoise`], [`vae`])
 //! → networks ([`clip`], [`unet`]) → [`ops`]. [`request`], [`error`], [`config`], [`observe`] and
-//! [`measure`] stand beside them. Numbers are diffusers' own: `tests/exact.rs` compares every stage
+//! [`measure`] stand beside them; [`weights`] and [`quant`] give the networks their tensors. [`forecast`]
+//! walks the same stages by shape alone. Numbers are diffusers' own: `tests/exact.rs` compares every stage
 //! with it.
 
 pub mod cli;
