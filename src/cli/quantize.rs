@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::pipeline::Pipeline;
 use crate::quant::{Calibration, KEPT, Saved, Scheme, Selection, Smoothing, SmoothingConfig, save};
 use crate::request::{Precision, Request};
-use crate::weights::checkpoint::Checkpoint;
+use crate::weights::checkpoint::{Checkpoint, Component};
 
 /// The form of the JSON that this command prints.
 const SCHEMA: u32 = 1;
@@ -150,6 +150,7 @@ impl Args {
         if let (true, Some(path)) = (prompts.is_empty(), &self.calibration) {
             return Err(Error::file(path, "holds no prompt: write one a line").into());
         }
+        checkpoint.mapped(Component::Unet)?; // files to write from, before hours of runs
         let precision = Precision::default();
         let pipeline = Pipeline::load(checkpoint, precision, &Device::Cpu, &mut ())?;
         let steps = self.calibration_steps.get();
