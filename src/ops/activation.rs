@@ -75,6 +75,10 @@ const CHUNK: usize = 1 << 14;
 pub fn activation(x: &Tensor, which: Activation) -> Result<Tensor> {
     let work = || work::activation(x.elem_count(), which, x.dtype().size_in_bytes());
     op::run(work, || {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return super::cuda::activation(x, which);
+        }
         x.contiguous()?.apply_op1_no_bwd(&ActivationOp(which))
     })
 }
@@ -102,7 +106,13 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
         let rows = x.elem_count() / (2 * channels).max(1);
         work::geglu(rows, channels, x.dtype().size_in_bytes())
     };
-    op::run(work, || x.contiguous()?.apply_op1_no_bwd(&GegluOp))
+    op::run(work, || {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return super::cuda::geglu(x);
+        }
+        x.contiguous()?.apply_op1_no_bwd(&GegluOp)
+    })
 }
 
 struct GegluOp;

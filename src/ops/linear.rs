@@ -7,11 +7,11 @@ use candle_nn::VarBuilder;
 
 use super::cpu::{Rows, Values, linear_rows, store};
 use super::int8::{Int8Weights, Quantised, product};
-use super::weight::{Weight, load_weight, outputs_last};
+use super::weight::{Weight, for_kernels, load_weight, outputs_last};
 use super::work;
 use crate::measure::op;
 
-/// A linear layer: weight kept as [in, out] or in int8, bias `[out]`.
+/// A linear layer: weight kept as its device reads it ([in, out] on the CPU) or in int8, bias `[out]`.
 #[derive(Clone, Debug)]
 pub struct Linear {
     weight: Weight,
@@ -58,6 +58,10 @@ impl Linear {
     }
 
     fn of(weight: Weight, bias: Option<Tensor>, [inputs, outputs]: [usize; 2]) -> Result<Self> {
+        let bias = match weight.int8() {
+            Some(_) => bias.map(for_kernels).transpose()?,
+            None => bias,
+        };
         Ok(Self {
             weight,
             bias,
@@ -75,6 +79,10 @@ impl Linear {
             work::linear(rows, inputs, outputs, bias, bytes, self.weight.int8())
         };
         op::run(work, || {
+            #[cfg(feature = "cuda")]
+            if x.device().is_cuda() {
+                return super::cuda::linear(x, &self.weight, self.bias.as_ref(), [inputs, outputs]);
+            }
             let x = x.contiguous()?;
             match (&self.weight, &self.bias) {
                 (Weight::Float(weight), Some(bias)) => x.apply_op3_no_bwd(weight, bias, &LinearOp),
@@ -89,6 +97,10 @@ impl Linear {
                         Some(bias) => x.apply_op2_no_bwd(bias, &op),
                         None => x.apply_op1_no_bwd(&op),
                     }
+                }
+                #[cfg(feature = "cuda")]
+                (Weight::Int8OnGpu(_), _) => {
+                    candle_core::bail!("a weight on a GPU met activations elsewhere")
                 }
             }
         })
