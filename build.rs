@@ -1,9 +1,19 @@
 //! Tells the program which commit it is built from, for the records of `darkroom bench`: that of
-//! `DARKROOM_COMMIT` where it is set, else that of the clone; none outside of one.
+//! `DARKROOM_COMMIT` where it is set, else that of the clone; none outside of one. With the feature
+//! `cuda`, compiles the kernels.
 
 use std::process::Command;
 
+#[cfg(feature = "cuda")]
+#[path = "build/cuda.rs"]
+mod cuda;
+
 fn main() {
+    #[cfg(feature = "cuda")]
+    if let Err(problem) = cuda::build() {
+        println!("cargo::error={}", problem.replace('\n', "\ncargo::error="));
+        return;
+    }
     println!("cargo:rerun-if-env-changed=DARKROOM_COMMIT");
     println!("cargo:rerun-if-changed=build.rs");
     if let Some(commit) = std::env::var("DARKROOM_COMMIT").ok().or_else(of_clone) {

@@ -197,6 +197,21 @@ Launch launch_geglu(const Rows *p, Dtype dtype) {
   return launch;
 }
 
+static Launch launch_images(const char *name, const Images *p, Dtype dtype) {
+  const char *error = check_rows(p->x, p->out, p->batch, p->values, dtype);
+  REQUIRE(!error, error);
+  REQUIRE(p->batch <= 65535, "too many images for one launch");
+  REQUIRE(p->out_scales && p->largest, "int8 images without scales");
+  const uint32_t blocks = tiles(p->values / VECTOR, IMAGE_THREADS);
+  Launch launch = launch_rows(name, name, p->out_scales, dtype, blocks < IMAGE_MAX_BLOCKS ? blocks : IMAGE_MAX_BLOCKS, IMAGE_THREADS);
+  launch.grid[1] = (uint32_t)p->batch;
+  return launch;
+}
+
+Launch launch_images_largest(const Images *p, Dtype dtype) { return launch_images("images_largest", p, dtype); }
+
+Launch launch_quantise_images(const Images *p, Dtype dtype) { return launch_images("quantise_images", p, dtype); }
+
 static const char *check_group_norm(const GroupNorm *p, Dtype dtype) {
   const char *error = check_rows(p->x, p->out, p->pixels, p->channels, dtype);
   if (error) return error;

@@ -140,6 +140,15 @@ typedef struct {
   int rows, channels;
 } Rows;
 
+/* Whole images as int8: two kernels in succession. */
+typedef struct {
+  const void *x;     /* T [batch, values], values % 8 = 0 */
+  void *out;         /* int8 [batch, values] */
+  float *out_scales; /* [batch] */
+  uint32_t *largest; /* [batch], zeroed before */
+  int batch, values;
+} Images;
+
 /* Group normalisation of channels-last images, with or without SiLU: three kernels in succession. */
 typedef struct {
   const void *x;       /* T [batch, pixels, channels] */
@@ -158,6 +167,8 @@ Launch launch_layer_norm(const LayerNorm *p, Dtype dtype);
 Launch launch_geglu(const Rows *p, Dtype dtype);
 /* int8 rows with scales; out_scales is not NULL */
 Launch launch_quantise_rows(const Rows *p, Dtype dtype);
+Launch launch_images_largest(const Images *p, Dtype dtype);
+Launch launch_quantise_images(const Images *p, Dtype dtype);
 Launch launch_group_norm_stats(const GroupNorm *p, Dtype dtype);
 Launch launch_group_norm_table(const GroupNorm *p, Dtype dtype);
 Launch launch_group_norm_apply(const GroupNorm *p, Dtype dtype);
@@ -201,6 +212,8 @@ enum {
   GROUP_NORM_MAX_CHANNELS = 3072,
   GROUP_NORM_MAX_CHUNKS = 128, /* parts of an image's pixels, each with statistics of its own */
   GROUP_NORM_MIN_PIXELS = 32, /* of a chunk */
+  IMAGE_THREADS = 256,
+  IMAGE_MAX_BLOCKS = 256, /* of one image */
   FINITE_THREADS = 256,
   FINITE_MAX_BLOCKS = 1024
 };

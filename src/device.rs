@@ -5,7 +5,11 @@ use std::str::FromStr;
 
 use candle_core::{Device, DeviceLocation};
 
-use crate::error::{Error, Result};
+#[cfg(not(feature = "cuda"))]
+use crate::error::Error;
+use crate::error::Result;
+use crate::measure::memory;
+use crate::request::{Dtype, Precision};
 
 /// What the user asked for: `auto`, `cpu`, `cuda` or `cuda:N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -48,16 +52,55 @@ impl fmt::Display for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Opens the device. This build has the CPU only: the CUDA path is not written yet.
+    /// Opens the device. `auto` takes the first GPU if it can be used, else the CPU.
     pub fn open(self) -> Result<Device> {
         match self {
-            Self::Auto | Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(_) => Err(Error::Device {
-                device: self.to_string(),
-                problem: "this build runs on the CPU only; use --device cpu".into(),
-            }),
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(ordinal) => open_cuda(ordinal),
+            Self::Auto => Ok(open_cuda(0).unwrap_or(Device::Cpu)),
         }
     }
+}
+
+#[cfg(feature = "cuda")]
+use crate::cuda::open as open_cuda;
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(ordinal: usize) -> Result<Device> {
+    Err(Error::Device {
+        device: format!("cuda:{ordinal}"),
+        problem:
+            "this build runs on the CPU only: build it with `--features cuda`, or use --device cpu"
+                .into(),
+    })
+}
+
+/// Number types where none are asked for: on a GPU half precision, which its kernels compute in.
+pub fn precision(device: &Device) -> Precision {
+    Precision::all(match device.is_cpu() {
+        true => Dtype::F32,
+        false => Dtype::F16,
+    })
+}
+
+/// A GPU's name and driver, in words; the CPU has none.
+pub fn driver(device: &Device) -> Result<Option<String>> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return Ok(Some(crate::cuda::describe(device)?));
+    }
+    debug_assert!(device.is_cpu());
+    Ok(None)
+}
+
+/// Memory of the device that could be taken now, where it can be told.
+pub fn free_bytes(device: &Device) -> Result<Option<u64>> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return Ok(Some(crate::cuda::free_bytes(device)?));
+    }
+    debug_assert!(device.is_cpu());
+    Ok(memory::available_bytes())
 }
 
 /// The device's name as [`DeviceChoice`] reads it.

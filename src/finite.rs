@@ -28,8 +28,12 @@ pub fn check_finite(stage: Stage, tensor: &str, value: &Tensor) -> Result<()> {
     })
 }
 
-/// How many values are NaN or infinite; float32 on the CPU is read where it lies.
+/// How many values are NaN or infinite; looked for where they lie.
 fn not_finite(value: &Tensor) -> candle_core::Result<usize> {
+    #[cfg(feature = "cuda")]
+    if value.device().is_cuda() {
+        return crate::ops::not_finite(value);
+    }
     let count = |values: &[f32]| values.iter().filter(|v| !v.is_finite()).count();
     let value = value.to_dtype(DType::F32)?;
     let (storage, layout) = value.storage_and_layout();

@@ -29,6 +29,8 @@ pub mod cli;
 pub mod clip;
 pub mod conditioning;
 pub mod config;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod denoise;
 pub mod device;
 pub mod error;

@@ -90,7 +90,10 @@ impl Pipeline {
                 Unet::load(unet_config, vb)
             })?;
             let vae = step(observer, Stage::Load, steps - 1, |_| {
-                let dtype = vae_dtype(&vae_config, precision);
+                let dtype = match device.is_cpu() {
+                    true => vae_dtype(&vae_config, precision),
+                    false => vae_dtype_on_gpu(&vae_config, precision),
+                };
                 Vae::load(
                     vae_config,
                     checkpoint.weights(Component::Vae, dtype, device)?,
@@ -341,6 +344,14 @@ impl Pipeline {
 pub(crate) fn vae_dtype(config: &VaeConfig, precision: Precision) -> DType {
     match precision.vae {
         Dtype::F16 if config.force_upcast => DType::F32,
+        dtype => dtype.candle(),
+    }
+}
+
+/// The same on a GPU, where there are kernels for bf16, whose range is that of f32, but none for f32.
+fn vae_dtype_on_gpu(config: &VaeConfig, precision: Precision) -> DType {
+    match precision.vae {
+        Dtype::F16 if config.force_upcast => DType::BF16,
         dtype => dtype.candle(),
     }
 }

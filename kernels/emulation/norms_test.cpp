@@ -1,9 +1,10 @@
-// layer_norm, group_norm_silu, geglu, quantise_rows and finite: against f64 beside the plain path; int8 outputs value
+// layer_norm, group_norm_silu, geglu, quantise_rows, quantise_images and finite: against f64 beside the plain path; int8 outputs value
 // for value.
 #include "../finite.cu"
 #include "../geglu.cu"
 #include "../group_norm_silu.cu"
 #include "../layer_norm.cu"
+#include "../quantise_images.cu"
 #include "../quantise_rows.cu"
 #include "harness.h"
 
@@ -13,6 +14,8 @@ static const Entries<LayerNorm> LAYER_NORMS = {
     {"layer_norm_f16", layer_norm_f16}, {"layer_norm_bf16", layer_norm_bf16}, {"layer_norm_int8_f16", layer_norm_int8_f16}, {"layer_norm_int8_bf16", layer_norm_int8_bf16}};
 static const Entries<Rows> ROWS = {
     {"geglu_f16", geglu_f16}, {"geglu_bf16", geglu_bf16}, {"geglu_int8_f16", geglu_int8_f16}, {"geglu_int8_bf16", geglu_int8_bf16}, {"quantise_rows_f16", quantise_rows_f16}, {"quantise_rows_bf16", quantise_rows_bf16}};
+static const Entries<Images> IMAGES = {
+    {"images_largest_f16", images_largest_f16}, {"images_largest_bf16", images_largest_bf16}, {"quantise_images_f16", quantise_images_f16}, {"quantise_images_bf16", quantise_images_bf16}};
 static const Entries<GroupNorm> GROUP_NORMS = {
     {"group_norm_stats_f16", group_norm_stats_f16}, {"group_norm_stats_bf16", group_norm_stats_bf16}, {"group_norm_table_f16", group_norm_table_f16}, {"group_norm_table_bf16", group_norm_table_bf16},
     {"group_norm_apply_f16", group_norm_apply_f16}, {"group_norm_apply_bf16", group_norm_apply_bf16}, {"group_norm_apply_int8_f16", group_norm_apply_int8_f16}, {"group_norm_apply_int8_bf16", group_norm_apply_int8_bf16}};
@@ -112,8 +115,9 @@ template <class T> void geglu_case(int rows, int channels) {
 
 enum Hostile { NONE, ZEROS, WITH_NAN, WITH_INFINITY, TINY };
 
-template <class T> void quantise_case(int rows, int channels, Hostile hostile) {
-  run(text("quantise_rows %s rows %d channels %d hostile %d", NAME<T>, rows, channels, hostile), [&](Complaints &complain) {
+// Rows, or whole images, which differ in the kernels only.
+template <class T> void quantise_case(int rows, int channels, Hostile hostile, bool images = false) {
+  run(text("quantise_%s %s rows %d channels %d hostile %d", images ? "images" : "rows", NAME<T>, rows, channels, hostile), [&](Complaints &complain) {
     Random random(rows * 1019 + channels);
     auto x = random_normal<T>(random, size_t(rows) * channels, 3);
     T *row = x.data();  // the hostile one
@@ -125,8 +129,15 @@ template <class T> void quantise_case(int rows, int channels, Hostile hostile) {
     if (hostile == WITH_INFINITY) row[channels - 1] = from_float<T>(-INFINITY);
     std::vector<int8_t> out(x.size(), 99);
     auto scales = std::vector<float>(rows, -1);
-    const Rows p = {x.data(), out.data(), scales.data(), rows, channels};
-    launch(ROWS, launch_quantise_rows(&p, DTYPE<T>), p, 5, complain);
+    if (images) {
+      std::vector<uint32_t> largest(rows, 0);
+      const Images p = {x.data(), out.data(), scales.data(), largest.data(), rows, channels};
+      launch(IMAGES, launch_images_largest(&p, DTYPE<T>), p, 5, complain);
+      launch(IMAGES, launch_quantise_images(&p, DTYPE<T>), p, 6, complain);
+    } else {
+      const Rows p = {x.data(), out.data(), scales.data(), rows, channels};
+      launch(ROWS, launch_quantise_rows(&p, DTYPE<T>), p, 5, complain);
+    }
     for (int r = 0; r < rows; r++) {
       float largest = 0;
       bool finite = true;
@@ -248,7 +259,8 @@ template <class T> void all() {
   layer_norm_case<T>(5, 328, 3, 1);
   geglu_case<T>(1, 8);
   geglu_case<T>(3, 2056);
-  for (Hostile hostile : {NONE, ZEROS, WITH_NAN, WITH_INFINITY, TINY}) quantise_case<T>(5, 264, hostile);
+  for (Hostile hostile : {NONE, ZEROS, WITH_NAN, WITH_INFINITY, TINY})
+    for (bool images : {false, true}) quantise_case<T>(5, 264, hostile, images);
   group_norm_case<T>(1, 1, 8, 1, true, 0);
   group_norm_case<T>(2, 37, 24, 3, true, 1);
   group_norm_case<T>(1, 70, 264, 33, false, 0);
@@ -262,6 +274,7 @@ template <class T> void all() {
   geglu_case<T>(2, 5120);
   geglu_case<T>(9, 2560);
   quantise_case<T>(9, 1280, NONE);
+  quantise_case<T>(2, 600000, NONE, true);
   group_norm_case<T>(2, 65, 320, 32, true, 0);
   group_norm_case<T>(1, 33, 2560, 32, true, 2);
   group_norm_case<T>(1, 33, 3072, 1, false, 0);

@@ -23,7 +23,6 @@ use crate::error::{Error, Result};
 use crate::forecast::Model;
 use crate::forecast::device::Device;
 use crate::measure::machine::{Build, Machine};
-use crate::measure::memory;
 use crate::measure::record::{Run, SCHEMA, StageRun, Times};
 use crate::measure::recorder::{Overhead, Span};
 use crate::pipeline::{Pipeline, load_steps, schedule};
@@ -65,16 +64,18 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
     let name = found.name().to_owned();
     let defaults = found.defaults()?;
     let device = args.device.open()?;
-    let half = args.dtype.vae == Dtype::F16;
+    let precision = args.precision(&device);
+    let half = precision.vae == Dtype::F16;
     let checkpoint = found.checkpoint(half, args.offline, args.quiet)?;
     let machine = Machine::look();
     let plans = plan::plans(
         args,
         &name,
         &defaults,
+        precision,
         &Model::of(&checkpoint)?,
         rayon::current_num_threads(),
-        memory::available_bytes().unwrap_or(u64::MAX), // where nobody can tell, nothing is refused
+        device::free_bytes(&device)?.unwrap_or(u64::MAX), // where nobody can tell, nothing is refused
     )?;
     let first = plans
         .first()
@@ -95,7 +96,7 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
         found: &Cell::new(None),
     };
     let (load, pipeline) = recorded(how, how.timeline, |observer| {
-        Pipeline::load(&checkpoint, args.precision(), &device, observer)
+        Pipeline::load(&checkpoint, precision, &device, observer)
     })?;
     let pipeline = pipeline.with_context(|| format!("model `{name}`"))?;
     let expected = Expectation {
@@ -105,6 +106,7 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
     let mut session = Session {
         args,
         device: device::name(&device),
+        driver: device::driver(&device)?,
         machine,
         limits: &cpu,
         sampler,
@@ -152,6 +154,7 @@ fn check_files(args: &RunArgs) -> Result<()> {
 struct Session<'a> {
     args: &'a RunArgs,
     device: String,
+    driver: Option<String>,
     machine: Machine,
     limits: &'a Device,
     sampler: SchedulerKind,
@@ -208,7 +211,7 @@ impl Session<'_> {
             timestamp,
             machine: self.machine.clone(),
             device: self.device.clone(),
-            driver: None, // the CPU has none, and this build knows no other device
+            driver: self.driver.clone(),
             threads: rayon::current_num_threads(),
             limits: expect::limits(self.limits),
             request: plan.request.clone(),

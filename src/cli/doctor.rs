@@ -124,11 +124,10 @@ fn state(choice: DeviceChoice) -> DeviceState {
 }
 
 fn places() -> Vec<StagePlace> {
-    let auto = match DeviceChoice::Auto.open() {
-        Ok(device) => device::name(&device),
-        Err(error) => error.to_string(),
+    let (auto, precision) = match DeviceChoice::Auto.open() {
+        Ok(device) => (device::name(&device), device::precision(&device)),
+        Err(error) => (error.to_string(), Precision::default()),
     };
-    let precision = Precision::default();
     let place = |stage: Stage| {
         let dtype = match stage {
             Stage::TextEncode => Some(precision.text_encoder),

@@ -14,13 +14,13 @@ use crate::device;
 use crate::error::{Error, Result};
 use crate::forecast::{Model, fitting, largest_batch};
 use crate::image_file::{LatentsFile, Receipt, encode_png, read_init_image, read_receipt};
-use crate::measure::memory;
 use crate::measure::timer::StageTimer;
 use crate::observe::Observer;
 use crate::pipeline::{Pipeline, Start, schedule};
-use crate::request::{Dtype, Request};
+use crate::request::{Dtype, Precision, Request};
 use crate::weights::checkpoint::{Checkpoint, Component};
 use anyhow::Context;
+use candle_core::Device;
 use image::RgbImage;
 
 use super::dump::Dump;
@@ -49,6 +49,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let device = args.device.open()?;
     let device_name = device::name(&device);
+    if args.dtype.is_none() && receipt.is_none() {
+        request.precision = Precision {
+            quant: request.precision.quant,
+            ..device::precision(&device)
+        };
+    }
 
     let half = request.precision.vae == Dtype::F16;
     let checkpoint = found.checkpoint(half, args.offline, args.quiet)?;
@@ -60,9 +66,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if let Some((path, _, noise)) = &noise {
         noise.fits(path, &request, &vae)?;
     }
-    if device.is_cpu() {
-        fit(&args, &checkpoint, &mut request)?;
-    }
+    fit(&args, &checkpoint, &device, &mut request)?;
     // The count may be another one now.
     output::paths(args.output.as_deref(), &request, args.force)?;
     let sampler = schedule(&checkpoint, &request)?.kind;
@@ -132,8 +136,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 const AUTO_COUNT: std::ops::RangeInclusive<usize> = 4..=64;
 
 /// Takes the count from free memory where `auto` was typed; refuses a run that memory cannot hold.
-fn fit(args: &Args, checkpoint: &Checkpoint, request: &mut Request) -> Result<()> {
-    let Some(free_bytes) = memory::available_bytes() else {
+fn fit(args: &Args, checkpoint: &Checkpoint, device: &Device, request: &mut Request) -> Result<()> {
+    let Some(free_bytes) = device::free_bytes(device)? else {
         return Ok(());
     };
     let model = Model::of(checkpoint)?;

@@ -5,6 +5,7 @@
 //! nobody records. [`record`] is what a benchmark keeps of it. This module knows nothing of networks
 //! or commands.
 
+pub mod gpu;
 pub mod machine;
 pub mod memory;
 pub mod op;

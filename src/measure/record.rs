@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::gpu::GpuStage;
 use super::machine::{Build, Machine};
 use super::op::Work;
 use super::recorder::{Overhead, StageMemory};
@@ -28,7 +29,7 @@ pub struct Run {
     pub machine: Machine,
     /// `cpu`, `cuda:0` …
     pub device: String,
-    /// The GPU's driver; `null` on the CPU.
+    /// The GPU's name and driver; `null` on the CPU.
     pub driver: Option<String>,
     /// Threads of the CPU work.
     pub threads: usize,
@@ -121,6 +122,9 @@ pub struct StageRun {
     pub memory: Option<StageMemory>,
     /// The most of the process in physical memory.
     pub resident_peak_bytes: Option<u64>,
+    /// What the GPU tells of it in the median repeat, where it ran on one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuStage>,
     /// What it should have cost.
     pub forecast: Expected,
     /// Its operations, where they were asked for.

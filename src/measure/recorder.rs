@@ -6,6 +6,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::gpu::{self, GpuStage, Probe};
 use super::memory;
 use super::op::{self, Op, OpRecord, Recording, Work};
 use super::timer::{StageTime, StageTimer};
@@ -21,6 +22,8 @@ pub struct StageRecord {
     pub memory: Option<StageMemory>,
     /// The most of the process in physical memory during the stage.
     pub resident_peak_bytes: Option<u64>,
+    /// What the GPU tells of it, where it ran on one.
+    pub gpu: Option<GpuStage>,
     /// Its operations, those of one kind and size together.
     pub ops: BTreeMap<Work, Total>,
 }
@@ -90,6 +93,7 @@ pub struct Recorder {
     stages: Vec<(Stage, Rest)>,
     step_began: Option<(usize, Instant)>,
     stage_began: Instant,
+    probe: Option<Probe>,
     /// The timeline, where one is asked for.
     spans: Option<Vec<Span>>,
     ops_recorded: usize,
@@ -100,6 +104,7 @@ pub struct Recorder {
 struct Rest {
     memory: StageMemory,
     resident_peak_bytes: Option<u64>,
+    gpu: Option<GpuStage>,
     ops: BTreeMap<Work, Total>,
 }
 
@@ -121,6 +126,7 @@ impl Recorder {
             stages: Vec::new(),
             step_began: None,
             stage_began: Instant::now(),
+            probe: None,
             spans: timeline.then(Vec::new),
             ops_recorded: 0,
         })
@@ -136,12 +142,14 @@ impl Recorder {
                 let Rest {
                     memory,
                     resident_peak_bytes,
+                    gpu,
                     ops,
                 } = rest.map(|(_, rest)| rest.clone()).unwrap_or_default();
                 StageRecord {
                     time: time.clone(),
                     memory: memory::counted().then_some(memory),
                     resident_peak_bytes,
+                    gpu,
                     ops,
                 }
             })
@@ -237,6 +245,7 @@ impl Observer for Recorder {
                 let live = memory::live_bytes();
                 let memory = &mut self.rest(stage).memory;
                 memory.begin = live;
+                self.probe = gpu::begin(&self.device)?;
                 self.stage_began = Instant::now();
                 self.timer.on(event)
             }
@@ -257,9 +266,14 @@ impl Observer for Recorder {
             Event::StageEnd { stage } => {
                 self.timer.on(event)?;
                 self.gather(stage);
+                let on_gpu = self.probe.take().map(Probe::end).transpose()?;
                 let live = memory::live_bytes();
                 let rest = self.rest(stage);
                 rest.memory.end = live;
+                match (&mut rest.gpu, on_gpu) {
+                    (Some(sum), Some(more)) => sum.add(more),
+                    (sum, more) => *sum = sum.take().or(more),
+                }
                 rest.resident_peak_bytes =
                     rest.resident_peak_bytes.max(memory::resident_peak_bytes());
                 let heap = (rest.memory.peak, live);

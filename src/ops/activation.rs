@@ -76,6 +76,10 @@ const CHUNK: usize = 1 << 14;
 pub fn activation(x: &Tensor, which: Activation) -> Result<Tensor> {
     let work = || work::activation(x.elem_count(), which, x.dtype().size_in_bytes());
     op::run(work, || {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return super::cuda::activation(x, which);
+        }
         x.contiguous()?.apply_op1_no_bwd(&ActivationOp(which))
     })
 }
@@ -106,6 +110,10 @@ pub fn geglu(reads: Reads, x: &Tensor) -> Result<Tensor> {
         work::geglu(rows, channels, bytes).writing(reads, rows, channels, bytes)
     };
     op::run(work, || {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return super::cuda::geglu(x);
+        }
         x.contiguous()?.apply_op1_no_bwd(&GegluOp { reads })
     })
 }

@@ -37,6 +37,10 @@ pub fn add_to_each(x: &Tensor, table: &Tensor) -> Result<Tensor> {
 fn sum(a: &Tensor, b: &Tensor, width: usize) -> Result<Tensor> {
     let work = || work::add(a.elem_count(), b.elem_count(), a.dtype().size_in_bytes());
     op::run(work, || {
+        #[cfg(feature = "cuda")]
+        if a.device().is_cuda() {
+            return super::cuda::add(a, b, width);
+        }
         a.contiguous()?
             .apply_op2_no_bwd(&b.contiguous()?, &AddOp { width })
     })

@@ -36,6 +36,10 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -
         )
     };
     op::run(work, || {
+        #[cfg(feature = "cuda")]
+        if q.device().is_cuda() {
+            return super::cuda::attention(q, k, v, heads, mask);
+        }
         q.contiguous()?.apply_op3_no_bwd(
             &k.contiguous()?,
             &v.contiguous()?,

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::cpu::{Rows, Values, linear_rows, store, task_rows};
 use super::int8::{Int8Weights, Quantised, Reads, SCALE_BYTES, Scheme, product, result_dtype};
 use super::probe::{self, Layer};
-use super::weight::{Weight, load_weight, outputs_last};
+use super::weight::{Weight, for_kernels, load_weight, outputs_last};
 use super::work;
 use crate::measure::op;
 
@@ -42,7 +42,8 @@ impl Padding {
     }
 }
 
-/// A convolution: weight kept as [kernel, kernel, in, out] or in int8, bias `[out]`.
+/// A convolution: weight kept as its device reads it ([kernel, kernel, in, out] on the CPU) or in int8,
+/// bias `[out]`.
 #[derive(Clone, Debug)]
 pub struct Conv2d {
     weight: Weight,
@@ -54,12 +55,12 @@ pub struct Conv2d {
 
 /// Channels, kernel, stride and padding of a convolution.
 #[derive(Clone, Copy, Debug)]
-struct ConvShape {
-    kernel: usize,
-    inputs: usize,
-    outputs: usize,
-    stride: usize,
-    padding: Padding,
+pub(super) struct ConvShape {
+    pub(super) kernel: usize,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    pub(super) stride: usize,
+    pub(super) padding: Padding,
 }
 
 impl Conv2d {
@@ -67,7 +68,7 @@ impl Conv2d {
     pub fn load(inputs: usize, outputs: usize, kernel: usize, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
             weight: load_weight(&[outputs, inputs, kernel, kernel], &vb)?,
-            bias: vb.get(outputs, "bias")?,
+            bias: for_kernels(vb.get(outputs, "bias")?)?,
             shape: ConvShape {
                 kernel,
                 inputs,
@@ -179,6 +180,10 @@ impl Conv2d {
             }
         };
         op::run(work, || {
+            #[cfg(feature = "cuda")]
+            if image.device().is_cuda() {
+                return super::cuda::conv2d(image, &self.weight, &self.bias, self.shape);
+            }
             let image = image.contiguous()?;
             match &self.weight {
                 Weight::Float(weight) => {
@@ -192,6 +197,10 @@ impl Conv2d {
                         dtype: self.result_dtype(&image),
                     },
                 ),
+                #[cfg(feature = "cuda")]
+                Weight::Int8OnGpu(_) => {
+                    candle_core::bail!("a weight on a GPU met an image elsewhere")
+                }
             }
         })
     }

@@ -6,13 +6,14 @@
 //! variance", 1983). The plain difference of squares would lose the variance of channels with a
 //! large mean.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Storage, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
 use super::Activation;
 use super::cpu::{Values, store, task_rows, vectorised};
 use super::int8::{Filling, Reads};
+use super::weight::for_kernels;
 use super::work;
 use crate::measure::op;
 
@@ -29,8 +30,8 @@ impl GroupNorm {
     /// Reads `weight` and `bias`.
     pub fn load(channels: usize, groups: usize, eps: f64, vb: VarBuilder) -> Result<Self> {
         Ok(Self::new(
-            vb.get(channels, "weight")?,
-            vb.get(channels, "bias")?,
+            for_kernels(vb.get(channels, "weight")?)?,
+            for_kernels(vb.get(channels, "bias")?)?,
             groups,
             eps,
         ))
@@ -88,12 +89,12 @@ impl GroupNorm {
         self.run(x, op)
     }
 
-    /// The statistics of the image x [1, .., C].
+    /// The statistics of the image x [1, .., C], computed on the CPU.
     pub fn moments(&self, x: &Tensor) -> Result<Moments> {
-        let x = x.contiguous()?;
+        let x = x.contiguous()?.to_device(&Device::Cpu)?;
         let (storage, layout) = x.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else {
-            candle_core::bail!("group norm's statistics are computed on the CPU only")
+            candle_core::bail!("group norm's statistics are of a tensor on the CPU")
         };
         let channels = self.weight.elem_count();
         self.op().check(layout, channels)?;
@@ -124,6 +125,16 @@ impl GroupNorm {
             work.writing(op.reads, pixels, channels, bytes)
         };
         op::run(work, || {
+            #[cfg(feature = "cuda")]
+            if x.device().is_cuda() {
+                use super::cuda::{group_norm, group_norm_given};
+                let affine = (&self.weight, &self.bias);
+                let (groups, eps) = (op.groups, op.eps);
+                return match &op.given {
+                    Some(given) => group_norm_given(x, affine, groups, eps, (given, op.activation)),
+                    None => group_norm(x, affine, groups, eps, op.activation),
+                };
+            }
             x.contiguous()?
                 .apply_op3_no_bwd(&self.weight, &self.bias, &op)
         })
@@ -156,6 +167,18 @@ impl Moments {
     /// Bytes in memory.
     pub(super) fn bytes(groups: usize) -> usize {
         size_of::<Self>() + 2 * groups * size_of::<f64>()
+    }
+
+    /// Mean and 1 / √(variance + eps) of each of `channels` channels.
+    #[cfg(feature = "cuda")]
+    pub(super) fn by_channel(&self, channels: usize, eps: f64) -> [Vec<f32>; 2] {
+        let width = channels / self.mean.len().max(1);
+        let mean = (0..channels).map(|c| self.mean[c / width] as f32);
+        let inverse = (0..channels).map(|c| {
+            let variance = self.squares[c / width] / self.count;
+            (1.0 / (variance + eps).sqrt()) as f32
+        });
+        [mean.collect(), inverse.collect()]
     }
 
     /// The statistics of both sides' values together.

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::cpu::{Values, store, task_rows, vectorised};
 use super::int8::{Filling, Reads};
+use super::weight::for_kernels;
 use super::work;
 use crate::measure::op;
 
@@ -21,8 +22,8 @@ impl LayerNorm {
     /// Reads `weight` and `bias`.
     pub fn load(channels: usize, eps: f64, vb: VarBuilder) -> Result<Self> {
         Ok(Self::new(
-            vb.get(channels, "weight")?,
-            vb.get(channels, "bias")?,
+            for_kernels(vb.get(channels, "weight")?)?,
+            for_kernels(vb.get(channels, "bias")?)?,
             eps,
         ))
     }
@@ -50,6 +51,10 @@ impl LayerNorm {
             reads,
         };
         op::run(work, || {
+            #[cfg(feature = "cuda")]
+            if x.device().is_cuda() {
+                return super::cuda::layer_norm(x, &self.weight, &self.bias, self.eps);
+            }
             x.contiguous()?
                 .apply_op3_no_bwd(&self.weight, &self.bias, &op)
         })

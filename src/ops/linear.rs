@@ -12,11 +12,11 @@ use candle_nn::VarBuilder;
 use super::cpu::{Rows, Values, linear_rows, store};
 use super::int8::{Int8Weights, Quantised, Reads, SCALE_BYTES, Scheme, product, result_dtype};
 use super::probe::{self, Layer};
-use super::weight::{Weight, load_weight, outputs_last};
+use super::weight::{Weight, for_kernels, load_weight, outputs_last};
 use super::work;
 use crate::measure::op;
 
-/// A linear layer: weight kept as [in, out] or in int8, bias `[out]`.
+/// A linear layer: weight kept as its device reads it ([in, out] on the CPU) or in int8, bias `[out]`.
 #[derive(Clone, Debug)]
 pub struct Linear {
     weight: Weight,
@@ -33,13 +33,13 @@ impl Linear {
     pub fn load(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
         let bias = vb.get(outputs, "bias")?;
         let weight = load_weight(&[outputs, inputs], &vb)?;
-        Ok(Self::of(weight, Some(bias), [inputs, outputs], vb.dtype()).named(&vb))
+        Ok(Self::of(weight, Some(bias), [inputs, outputs], vb.dtype())?.named(&vb))
     }
 
     /// Reads `weight` [out, in] alone.
     pub fn load_no_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
         let weight = load_weight(&[outputs, inputs], &vb)?;
-        Ok(Self::of(weight, None, [inputs, outputs], vb.dtype()).named(&vb))
+        Ok(Self::of(weight, None, [inputs, outputs], vb.dtype())?.named(&vb))
     }
 
     /// A layer of the given tensors: weight [out, in], bias `[out]`.
@@ -47,7 +47,7 @@ impl Linear {
         let (outputs, inputs) = weight.dims2()?;
         let dtype = weight.dtype();
         let weight = Weight::Float(outputs_last(weight)?); // [in, out]
-        Ok(Self::of(weight, bias, [inputs, outputs], dtype))
+        Self::of(weight, bias, [inputs, outputs], dtype)
     }
 
     /// A layer of an int8 weight [out, in], bias `[out]`, that gives `dtype` where it reads int8.
@@ -56,7 +56,7 @@ impl Linear {
         bias: Option<Tensor>,
         [inputs, outputs]: [usize; 2],
         dtype: DType,
-    ) -> Self {
+    ) -> Result<Self> {
         Self::of(
             Weight::Int8(Arc::new(weight)),
             bias,
@@ -70,15 +70,19 @@ impl Linear {
         bias: Option<Tensor>,
         [inputs, outputs]: [usize; 2],
         dtype: DType,
-    ) -> Self {
-        Self {
+    ) -> Result<Self> {
+        let bias = match weight.int8() {
+            Some(_) => bias.map(for_kernels).transpose()?,
+            None => bias,
+        };
+        Ok(Self {
             weight,
             bias,
             inputs,
             outputs,
             dtype,
             name: String::new(),
-        }
+        })
     }
 
     fn named(self, vb: &VarBuilder) -> Self {
@@ -125,6 +129,10 @@ impl Linear {
             }
         };
         op::run(work, || {
+            #[cfg(feature = "cuda")]
+            if x.device().is_cuda() {
+                return super::cuda::linear(x, &self.weight, self.bias.as_ref(), [inputs, outputs]);
+            }
             let x = x.contiguous()?;
             match (&self.weight, &self.bias) {
                 (Weight::Float(weight), Some(bias)) => x.apply_op3_no_bwd(weight, bias, &LinearOp),
@@ -140,6 +148,10 @@ impl Linear {
                         Some(bias) => x.apply_op2_no_bwd(bias, &op),
                         None => x.apply_op1_no_bwd(&op),
                     }
+                }
+                #[cfg(feature = "cuda")]
+                (Weight::Int8OnGpu(_), _) => {
+                    candle_core::bail!("a weight on a GPU met activations elsewhere")
                 }
             }
         })

@@ -1,8 +1,8 @@
 //! What the networks are made of.
 //!
 //! A network calls an operation and never asks what device it is on. Each operation is one file: a
-//! candle custom operation whose CPU path is ours (a CUDA launch will stand beside it), tested
-//! against a plain f64 reference. Images are kept channels-last, `[B, H, W, C]`: a pixel's channels
+//! candle custom operation whose CPU path is ours, tested against a plain f64 reference; what it does
+//! on a GPU instead is in `cuda/`. Images are kept channels-last, `[B, H, W, C]`: a pixel's channels
 //! are neighbours, so a transformer reads an image as `[B, H·W, C]` without a transpose, and a
 //! convolution is a matrix product over pixels. What an operation has to do at given sizes stands in
 //! [`work`], and what its CPU path holds for itself meanwhile in [`workspace`]; each tells its work to
@@ -13,6 +13,8 @@ mod add;
 mod attention;
 mod conv2d;
 pub(crate) mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod embedding;
 mod group_norm;
 pub mod int8;
@@ -38,4 +40,6 @@ pub use movement::{concat_channels, to_channels_first, to_channels_last, upsampl
 pub use weight::OUTPUTS_LAST;
 
 pub(crate) use cpu::vectorised;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::not_finite;
 pub(crate) use weight::Turn;

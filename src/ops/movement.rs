@@ -41,6 +41,10 @@ pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     op::run(
         || work::moved((count, bytes), (count, bytes)),
         || {
+            #[cfg(feature = "cuda")]
+            if a.device().is_cuda() {
+                return super::cuda::concat_channels(a, b);
+            }
             a.contiguous()?
                 .apply_op2_no_bwd(&b.contiguous()?, &ConcatOp)
         },
@@ -132,6 +136,10 @@ pub fn upsample_nearest(image: &Tensor, height: usize, width: usize) -> Result<T
     op::run(
         || work::moved((read, bytes), (written, bytes)),
         || {
+            #[cfg(feature = "cuda")]
+            if image.device().is_cuda() {
+                return super::cuda::upsample_nearest(image, height, width);
+            }
             image
                 .contiguous()?
                 .apply_op1_no_bwd(&Upsample { height, width })

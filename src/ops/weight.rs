@@ -12,10 +12,25 @@ use super::int8::{Int8Weights, Scheme};
 /// A layer's weight.
 #[derive(Clone, Debug)]
 pub enum Weight {
-    /// [..kernel, in, out].
+    /// As [`outputs_last`] gives it.
     Float(Tensor),
     /// In int8.
     Int8(Arc<Int8Weights>),
+    /// In int8, as the GPU's kernels read it.
+    #[cfg(feature = "cuda")]
+    Int8OnGpu(Int8OnGpu),
+}
+
+/// An int8 weight on a GPU.
+#[cfg(feature = "cuda")]
+#[derive(Clone, Debug)]
+pub struct Int8OnGpu {
+    /// What it is multiplied by.
+    pub scheme: Scheme,
+    /// Integers in two's complement, [out, ..kernel, in].
+    pub values: Tensor,
+    /// `[out]`, float32.
+    pub scales: Tensor,
 }
 
 impl Weight {
@@ -24,6 +39,8 @@ impl Weight {
         match self {
             Self::Float(_) => None,
             Self::Int8(weights) => Some(weights.scheme()),
+            #[cfg(feature = "cuda")]
+            Self::Int8OnGpu(weight) => Some(weight.scheme),
         }
     }
 }
@@ -81,12 +98,33 @@ pub fn load_weight(shape: &[usize], vb: &VarBuilder) -> Result<Weight> {
             vb.prefix()
         )
     }
+    #[cfg(feature = "cuda")]
+    if values.device().is_cuda() {
+        return Ok(Weight::Int8OnGpu(Int8OnGpu {
+            scheme,
+            values: super::cuda::inputs_last(&values)?,
+            scales,
+        }));
+    }
     let weights = Int8Weights::new(scheme, &values, &scales)?;
     Ok(Weight::Int8(Arc::new(weights)))
 }
 
-/// A checkpoint's weight [out, in, ..kernel] with its outputs side by side: [..kernel, in, out].
+/// A bias, or a norm's weight, as its device's operations read it: in float32 on a GPU.
+pub fn for_kernels(values: Tensor) -> Result<Tensor> {
+    match values.device().is_cpu() {
+        true => Ok(values),
+        false => values.to_dtype(DType::F32),
+    }
+}
+
+/// A checkpoint's weight [out, in, ..kernel] with its outputs side by side: [..kernel, in, out]; on a
+/// GPU, whose kernels read them so, with its inputs side by side: [out, ..kernel, in].
 pub fn outputs_last(weight: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if weight.device().is_cuda() {
+        return super::cuda::inputs_last(weight);
+    }
     weight.contiguous()?.apply_op1_no_bwd(&OutputsLast)
 }
 

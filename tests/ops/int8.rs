@@ -162,7 +162,8 @@ fn layers_agree_with_their_float_twins() {
         let (values, scales) = weights(outputs, inputs);
         let bias = randn(&[outputs]);
         let weight = int8(&values, &[outputs, inputs], &scales, scheme);
-        let ours = Linear::new_int8(weight, Some(bias.clone()), [inputs, outputs], DType::F32);
+        let ours =
+            Linear::new_int8(weight, Some(bias.clone()), [inputs, outputs], DType::F32).unwrap();
         let wide = dequantised(&values, &[outputs, inputs], &scales);
         let theirs = Linear::new(&wide, Some(bias.clone())).unwrap();
         let x = randn(&[2, 9, inputs]);
@@ -232,7 +233,8 @@ fn rows_are_quantised_alike_in_one_pass_and_in_two() {
             None,
             [c, c],
             DType::F32,
-        );
+        )
+        .unwrap();
         let (values, scales) = weights(c, c * 9);
         let weight = int8(&values, &[c, c, 3, 3], &scales, Scheme::W8A8);
         let conv = Conv2d::new_int8(weight, bias, [c, c, 3], 1, Padding::all(1));

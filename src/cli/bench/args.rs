@@ -4,11 +4,12 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use candle_core::Device;
 use clap::ValueEnum;
 
 use super::compare;
 use crate::cli::generate::{quant, scheduler};
-use crate::device::DeviceChoice;
+use crate::device::{self, DeviceChoice};
 use crate::quant::Scheme;
 use crate::request::{Precision, Size};
 use crate::scheduler::SchedulerKind;
@@ -87,14 +88,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME", help_heading = "Work", value_parser = scheduler())]
     pub scheduler: Option<SchedulerKind>,
 
-    /// f32, bf16 or f16, or by component: text=f32,unet=bf16,vae=f32
-    #[arg(
-        long,
-        value_name = "TYPE",
-        default_value = "f32",
-        help_heading = "Work"
-    )]
-    pub dtype: Precision,
+    /// f32, bf16 or f16, or by component: text=f32,unet=bf16,vae=f32 [default: f32, on a GPU f16]
+    #[arg(long, value_name = "TYPE", help_heading = "Work")]
+    pub dtype: Option<Precision>,
 
     /// Int8 weights of the UNet, with int8 or float activations [default: none]
     #[arg(long, value_name = "SCHEME", help_heading = "Work", value_parser = quant())]
@@ -175,10 +171,10 @@ pub struct RunArgs {
 
 impl RunArgs {
     /// Number types of the components, and int8 where it is asked for.
-    pub fn precision(&self) -> Precision {
+    pub fn precision(&self, device: &Device) -> Precision {
         Precision {
             quant: self.quant,
-            ..self.dtype
+            ..self.dtype.unwrap_or_else(|| device::precision(device))
         }
     }
 }

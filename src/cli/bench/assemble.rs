@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::expect;
 use super::measure::{Measured, Repeat};
 use crate::forecast::{ComponentForecast, Forecast};
+use crate::measure::gpu::GpuStage;
 use crate::measure::op::Work;
 use crate::measure::record::{Component, OpRun, OverheadShare, Peak, StageRun, Times, Unfinished};
 use crate::measure::recorder::{Overhead, StageMemory, StageRecord};
@@ -26,6 +27,7 @@ pub fn stage(
         steps_ms: records.iter().map(|r| r.time.steps_ms.clone()).collect(),
         memory: median_memory(&records),
         resident_peak_bytes: records.iter().filter_map(|r| r.resident_peak_bytes).max(),
+        gpu: median_gpu(&records),
         forecast: expected.stage(stage)?,
         ops: match by_op {
             true => ops(&records, stage, expected),
@@ -83,6 +85,14 @@ fn ops(records: &[&StageRecord], stage: Stage, expected: &expect::Expectation<'_
         .collect();
     ops.sort_by(|a, b| b.times.p50_ms.total_cmp(&a.times.p50_ms));
     ops
+}
+
+/// The GPU's figures of the repeat whose time is in the middle.
+fn median_gpu(records: &[&StageRecord]) -> Option<GpuStage> {
+    let mut stages: Vec<&GpuStage> = records.iter().filter_map(|r| r.gpu.as_ref()).collect();
+    stages.sort_by(|a, b| a.ms.total_cmp(&b.ms));
+    let middle = stages.len().checked_sub(1)? / 2;
+    Some(stages[middle].clone())
 }
 
 /// What each step of loading left in memory.

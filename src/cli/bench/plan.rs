@@ -4,7 +4,7 @@ use super::args::{Batch, RunArgs};
 use crate::cli::model::Defaults;
 use crate::error::{Error, Result};
 use crate::forecast::{Forecast, Model, fitting};
-use crate::request::{Request, Size};
+use crate::request::{Precision, Request, Size};
 
 /// The batches that `auto` tries.
 const AUTO: [usize; 6] = [1, 4, 8, 16, 32, 64];
@@ -20,6 +20,7 @@ pub fn plans(
     args: &RunArgs,
     name: &str,
     defaults: &Defaults,
+    precision: Precision,
     model: &Model,
     threads: usize,
     free_bytes: u64,
@@ -31,7 +32,7 @@ pub fn plans(
     let mut plans = Vec::new();
     for size in sizes {
         let plan = |count: usize| {
-            let request = request(args, name, defaults, size, count);
+            let request = request(args, name, defaults, precision, size, count);
             let forecast = fitting(model, &request, threads, free_bytes)?;
             Ok(Plan { request, forecast })
         };
@@ -52,7 +53,14 @@ pub fn plans(
     Ok(plans)
 }
 
-fn request(args: &RunArgs, name: &str, defaults: &Defaults, size: Size, count: usize) -> Request {
+fn request(
+    args: &RunArgs,
+    name: &str,
+    defaults: &Defaults,
+    precision: Precision,
+    size: Size,
+    count: usize,
+) -> Request {
     let steps = args.steps.unwrap_or(defaults.steps);
     let guidance = args.guidance.unwrap_or(defaults.guidance);
     Request {
@@ -60,7 +68,7 @@ fn request(args: &RunArgs, name: &str, defaults: &Defaults, size: Size, count: u
         seed: args.seed,
         scheduler: args.scheduler.or(defaults.scheduler),
         timestep_spacing: defaults.timestep_spacing,
-        precision: args.precision(),
+        precision,
         vae_tile: args.vae_tile,
         ..Request::new(name, &args.prompt, size, steps, guidance)
     }

@@ -149,6 +149,28 @@ fn notes(run: &Run) -> String {
         let what = "of the process in physical memory at most, mapped files included";
         lines.push(("resident", format!("{} {what}", bytes(resident))));
     }
+    for (stage, gpu) in run
+        .stages
+        .iter()
+        .filter_map(|s| Some((s.stage, s.gpu.as_ref()?)))
+    {
+        let some = |value: Option<String>, what: &str| {
+            value.map_or(String::new(), |value| format!(", {value} {what}"))
+        };
+        lines.push((
+            "gpu",
+            format!(
+                "{stage}: {} between events{}{}{}",
+                time(gpu.ms),
+                some(gpu.pool_peak_bytes.map(bytes), "of the pool at most"),
+                some(gpu.device_used_bytes.map(bytes), "of the device in use"),
+                some(gpu.energy_j.map(digits), "J"),
+            ),
+        ));
+    }
+    if let Some(driver) = &run.driver {
+        lines.push(("driver", driver.clone()));
+    }
     if let Some(rate) = run.images_per_s {
         let rate = match rate < 0.1 {
             true => format!("{rate:.4}"),

@@ -159,7 +159,7 @@ pub struct Args {
     #[arg(long, value_name = "HxW", help_heading = "Micro-conditioning")]
     pub target_size: Option<Size>,
 
-    /// f32, bf16 or f16, or by component: text=f32,unet=bf16,vae=f32 [default: f32]
+    /// f32, bf16 or f16, or by component: text=f32,unet=bf16,vae=f32 [default: f32, on a GPU f16]
     #[arg(long, value_name = "TYPE", help_heading = "Machine")]
     pub dtype: Option<Precision>,
 

@@ -1,0 +1,401 @@
+// A stand-in for libcuda.so.1, for tests on machines without a GPU: device memory is host memory, kernels run under
+// the emulation, every call has ended when it returns. What is not here is a stub of build's, which names itself.
+//
+// It is stricter than a GPU where a GPU would be lenient: new memory is NaN, freed memory is scribbled over, memory
+// past an allocation's end is checked when it is freed, and a launch over the limits of sm_86 fails.
+//
+// The environment says what device it is, and what goes wrong:
+//   STAND_IN_DEVICES=1 STAND_IN_CAPABILITY=8.6 STAND_IN_DRIVER=13000 STAND_IN_MEMORY=bytes
+//   STAND_IN_FAIL=alloc:N   the N-th allocation finds no memory
+//   STAND_IN_FAIL=launch:N  the N-th launch fails, and with it all that follows, as on a GPU
+//   STAND_IN_FAIL=lost:N    the device is gone from the N-th launch, copy or allocation on
+//   STAND_IN_REPORT=1       at exit, tells how often each kernel ran, what was not freed (then exit status 86)
+#include "table.h"
+
+#include <chrono>
+#include <mutex>
+
+#define CALL extern "C" __attribute__((visibility("default"))) int
+using Handle = void *;
+using Address = unsigned long long;
+
+namespace {
+
+enum Result {
+  SUCCESS = 0,
+  INVALID_VALUE = 1,
+  OUT_OF_MEMORY = 2,
+  DEVICE_UNAVAILABLE = 46,
+  NO_DEVICE = 100,
+  INVALID_DEVICE = 101,
+  NO_BINARY_FOR_GPU = 209,
+  INVALID_PTX = 218,
+  NOT_FOUND = 500,
+  LAUNCH_FAILED = 719,
+  NOT_SUPPORTED = 801,
+};
+
+struct Words {
+  int result;
+  const char *name, *text;
+};
+constexpr Words WORDS[] = {
+    {SUCCESS, "CUDA_SUCCESS", "no error"},
+    {INVALID_VALUE, "CUDA_ERROR_INVALID_VALUE", "invalid argument"},
+    {OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
+    {DEVICE_UNAVAILABLE, "CUDA_ERROR_DEVICE_UNAVAILABLE", "CUDA-capable device(s) is/are busy or unavailable"},
+    {NO_DEVICE, "CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"},
+    {INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
+    {NO_BINARY_FOR_GPU, "CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"},
+    {INVALID_PTX, "CUDA_ERROR_INVALID_PTX", "a PTX JIT compilation failed"},
+    {NOT_FOUND, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
+    {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
+    {NOT_SUPPORTED, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
+};
+
+const char *setting(const char *name, const char *otherwise) {
+  const char *value = getenv(name);
+  return value ? value : otherwise;
+}
+
+// Bytes before and after each allocation that nobody may write.
+constexpr size_t FENCE_BYTES = 256;
+constexpr unsigned char FENCE = 0xFD, FREED = 0xFB;
+
+struct Device {
+  int count = atoi(setting("STAND_IN_DEVICES", "1"));
+  int driver = atoi(setting("STAND_IN_DRIVER", "13000"));
+  int major = 8, minor = 6;
+  size_t memory_bytes = strtoull(setting("STAND_IN_MEMORY", "8589934592"), nullptr, 10);
+  bool report = getenv("STAND_IN_REPORT");
+  std::string failing;  // alloc, launch, lost
+  long countdown = 0;
+  int broken = SUCCESS;  // what every call returns once the device is broken
+
+  std::mutex mutex;
+  std::map<Address, size_t> allocations;
+  size_t used = 0, most_used = 0;
+  std::map<std::string, long> launches;
+
+  Device() {
+    sscanf(setting("STAND_IN_CAPABILITY", "8.6"), "%d.%d", &major, &minor);
+    const std::string fail = setting("STAND_IN_FAIL", "");
+    if (const size_t colon = fail.find(':'); colon != std::string::npos) {
+      failing = fail.substr(0, colon);
+      countdown = atol(fail.c_str() + colon + 1);
+    }
+  }
+
+  ~Device() {
+    if (!report) return;
+    long all = 0;
+    for (const auto &[name, times] : launches) fprintf(stderr, "stand-in: %7ld × %s\n", times, name.c_str()), all += times;
+    fprintf(stderr, "stand-in: %ld launches, %zu bytes at most, %zu allocations of %zu bytes not freed\n", all, most_used,
+            allocations.size(), used);
+    fflush(nullptr);
+    if (!allocations.empty()) _exit(86);
+  }
+
+  // Whether this is the call that goes wrong.
+  bool fails(const char *what) { return failing == what && --countdown == 0; }
+
+  int enter() {
+    if (!broken && fails("lost")) broken = DEVICE_UNAVAILABLE;
+    return broken;
+  }
+
+  int allocate(Address *to, size_t bytes) {
+    std::lock_guard lock(mutex);
+    if (int result = enter()) return result;
+    if (!bytes) return INVALID_VALUE;
+    if (fails("alloc") || used + bytes > memory_bytes) return OUT_OF_MEMORY;
+    auto *block = static_cast<unsigned char *>(aligned_alloc(256, (bytes + 2 * FENCE_BYTES + 255) & ~size_t(255)));
+    if (!block) return OUT_OF_MEMORY;
+    memset(block, FENCE, FENCE_BYTES);
+    memset(block + FENCE_BYTES, emu::POISON, bytes);
+    memset(block + FENCE_BYTES + bytes, FENCE, FENCE_BYTES);
+    *to = Address(block + FENCE_BYTES);
+    allocations[*to] = bytes;
+    used += bytes;
+    most_used = std::max(most_used, used);
+    return SUCCESS;
+  }
+
+  int release(Address from) {
+    std::lock_guard lock(mutex);
+    const auto found = allocations.find(from);
+    if (found == allocations.end()) return broken ? broken : INVALID_VALUE;
+    auto *begin = reinterpret_cast<unsigned char *>(from);
+    const size_t bytes = found->second;
+    for (size_t i = 0; i < FENCE_BYTES; i++)
+      if (begin[bytes + i] != FENCE || begin[-1 - long(i)] != FENCE) emu::die("memory next to an allocation was written");
+    memset(begin, FREED, bytes);
+    used -= bytes;
+    allocations.erase(found);
+    free(begin - FENCE_BYTES);
+    return broken;
+  }
+
+  // Bytes from `at` on must lie in one allocation.
+  int copy(void *to, const void *from, size_t bytes, std::initializer_list<Address> on_device) {
+    std::lock_guard lock(mutex);
+    if (int result = enter()) return result;
+    for (Address at : on_device) {
+      auto after = allocations.upper_bound(at);
+      if (after == allocations.begin()) return INVALID_VALUE;
+      const auto &[begin, size] = *--after;
+      if (at + bytes > begin + size) return INVALID_VALUE;
+    }
+    memmove(to, from, bytes);
+    return SUCCESS;
+  }
+
+  // Whether machine code of one compute capability (in tenths) runs here: the same major version, no later a minor.
+  bool runs(int tenths) const { return tenths / 10 == major && tenths % 10 <= minor; }
+  // Whether PTX of one compute capability can be compiled for it.
+  bool compiles(int tenths) const { return tenths <= 10 * major + minor; }
+} device;
+
+struct Module {
+  std::string ptx;  // empty of a fat binary, whose kernels' names are compressed
+};
+
+struct Function {
+  std::string name;
+  stand_in::Run run;
+  unsigned dynamic_bytes = 48 << 10;
+};
+
+// Whether a fat binary has an image for the device. Its form: a header of 16 bytes (magic, version, header's size,
+// size of what follows), then images, each with a header (kind: 1 PTX, 2 machine code; size of the header at 4, of
+// the image at 8, compute capability in tenths at 28).
+bool has_image(const unsigned char *binary) {
+  auto number = [](const unsigned char *at, auto value) {
+    memcpy(&value, at, sizeof value);
+    return value;
+  };
+  const unsigned char *at = binary + number(binary + 6, uint16_t());
+  const unsigned char *const end = at + number(binary + 8, uint64_t());
+  while (at < end) {
+    const int kind = number(at, uint16_t()), capability = int(number(at + 28, uint32_t()));
+    if (kind == 2 ? device.runs(capability) : device.compiles(capability)) return true;
+    at += number(at + 4, uint32_t()) + number(at + 8, uint64_t());
+  }
+  return false;
+}
+
+constexpr uint32_t FAT_BINARY = 0xBA55ED50;
+
+const Words *words(int result) {
+  for (const Words &w : WORDS)
+    if (w.result == result) return &w;
+  return nullptr;
+}
+
+int something;  // what handles of contexts, pools and streams point at
+thread_local Handle current_context;
+
+}  // namespace
+
+// ---- device -------------------------------------------------------------------------------------------------------
+
+CALL cuInit(unsigned) { return device.count ? SUCCESS : NO_DEVICE; }
+CALL cuDriverGetVersion(int *version) {
+  *version = device.driver;
+  return SUCCESS;
+}
+CALL cuDeviceGetCount(int *count) {
+  *count = device.count;
+  return SUCCESS;
+}
+CALL cuDeviceGet(int *handle, int ordinal) {
+  *handle = ordinal;
+  return ordinal < device.count ? SUCCESS : INVALID_DEVICE;
+}
+CALL cuDeviceGetName(char *name, int bytes, int) {
+  snprintf(name, bytes, "an emulated GPU, whose times are the emulation's");
+  return SUCCESS;
+}
+CALL cuDeviceGetAttribute(int *value, int attribute, int) {
+  switch (attribute) {
+    case 1: *value = emu::MAX_THREADS; break;                // threads per block
+    case 8: *value = 48 << 10; break;                        // shared memory per block
+    case 10: *value = 32; break;                             // warp
+    case 16: *value = 4; break;                              // multiprocessors
+    case 75: *value = device.major; break;
+    case 76: *value = device.minor; break;
+    case 97: *value = int(emu::MAX_SHARED_BYTES); break;     // shared memory per block, where asked for
+    case 115: *value = 1; break;                             // memory pools
+    default: *value = 0;
+  }
+  return SUCCESS;
+}
+CALL cuDeviceTotalMem_v2(size_t *bytes, int) {
+  *bytes = device.memory_bytes;
+  return SUCCESS;
+}
+CALL cuMemGetInfo_v2(size_t *free, size_t *total) {
+  *free = device.memory_bytes - device.used;
+  *total = device.memory_bytes;
+  return SUCCESS;
+}
+
+// ---- contexts, streams, events --------------------------------------------------------------------------------------
+
+CALL cuDevicePrimaryCtxRetain(Handle *context, int) {
+  *context = &something;
+  return SUCCESS;
+}
+CALL cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+CALL cuCtxSetCurrent(Handle context) {
+  current_context = context;
+  return SUCCESS;
+}
+CALL cuCtxGetCurrent(Handle *context) {
+  *context = current_context;
+  return SUCCESS;
+}
+CALL cuCtxSynchronize() { return device.broken; }
+CALL cuStreamCreate(Handle *stream, unsigned) {
+  *stream = &something;
+  return SUCCESS;
+}
+CALL cuStreamDestroy_v2(Handle) { return SUCCESS; }
+CALL cuStreamSynchronize(Handle) { return device.broken; }
+CALL cuStreamWaitEvent(Handle, Handle, unsigned) { return SUCCESS; }
+CALL cuStreamIsCapturing(Handle, int *status) {
+  *status = 0;
+  return SUCCESS;
+}
+
+using Clock = std::chrono::steady_clock;
+CALL cuEventCreate(Handle *event, unsigned) {
+  *event = new Clock::time_point(Clock::now());
+  return SUCCESS;
+}
+CALL cuEventDestroy_v2(Handle event) {
+  delete static_cast<Clock::time_point *>(event);
+  return SUCCESS;
+}
+CALL cuEventRecord(Handle event, Handle) {
+  *static_cast<Clock::time_point *>(event) = Clock::now();
+  return device.broken;
+}
+CALL cuEventSynchronize(Handle) { return device.broken; }
+static int elapsed(float *ms, Handle begin, Handle end) {
+  const auto at = [](Handle event) { return *static_cast<Clock::time_point *>(event); };
+  *ms = std::chrono::duration<float, std::milli>(at(end) - at(begin)).count();
+  return device.broken;
+}
+CALL cuEventElapsedTime(float *ms, Handle begin, Handle end) { return elapsed(ms, begin, end); }
+CALL cuEventElapsedTime_v2(float *ms, Handle begin, Handle end) { return elapsed(ms, begin, end); }
+
+// ---- memory -------------------------------------------------------------------------------------------------------
+
+CALL cuMemAlloc_v2(Address *to, size_t bytes) { return device.allocate(to, bytes); }
+CALL cuMemAllocAsync(Address *to, size_t bytes, Handle) { return device.allocate(to, bytes); }
+CALL cuMemFree_v2(Address from) { return device.release(from); }
+CALL cuMemFreeAsync(Address from, Handle) { return device.release(from); }
+CALL cuMemcpyHtoD_v2(Address to, const void *from, size_t bytes) {
+  return device.copy(reinterpret_cast<void *>(to), from, bytes, {to});
+}
+CALL cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, Handle) { return cuMemcpyHtoD_v2(to, from, bytes); }
+CALL cuMemcpyDtoH_v2(void *to, Address from, size_t bytes) {
+  return device.copy(to, reinterpret_cast<void *>(from), bytes, {from});
+}
+CALL cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, Handle) { return cuMemcpyDtoH_v2(to, from, bytes); }
+CALL cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, Handle) {
+  return device.copy(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), bytes, {to, from});
+}
+CALL cuMemsetD8Async(Address to, unsigned char value, size_t bytes, Handle) {
+  const std::string filled(bytes, char(value));
+  return device.copy(reinterpret_cast<void *>(to), filled.data(), bytes, {to});
+}
+
+CALL cuDeviceGetDefaultMemPool(Handle *pool, int) {
+  *pool = &something;
+  return SUCCESS;
+}
+enum PoolAttribute { RELEASE_THRESHOLD = 4, RESERVED_HIGH = 6, USED = 7, USED_HIGH = 8 };
+CALL cuMemPoolSetAttribute(Handle, int attribute, void *) {
+  std::lock_guard lock(device.mutex);
+  if (attribute == USED_HIGH) device.most_used = device.used;
+  return attribute == USED_HIGH || attribute == RESERVED_HIGH || attribute == RELEASE_THRESHOLD ? SUCCESS : INVALID_VALUE;
+}
+CALL cuMemPoolGetAttribute(Handle, int attribute, void *value) {
+  std::lock_guard lock(device.mutex);
+  if (attribute != USED && attribute != USED_HIGH) return INVALID_VALUE;
+  const uint64_t bytes = attribute == USED ? device.used : device.most_used;
+  memcpy(value, &bytes, sizeof bytes);
+  return SUCCESS;
+}
+
+// ---- kernels ------------------------------------------------------------------------------------------------------
+
+CALL cuModuleLoadData(Handle *module, const void *image) {
+  uint32_t magic;
+  memcpy(&magic, image, sizeof magic);
+  if (magic == FAT_BINARY) {
+    if (!has_image(static_cast<const unsigned char *>(image))) return NO_BINARY_FOR_GPU;
+    *module = new Module;
+    return SUCCESS;
+  }
+  const char *ptx = static_cast<const char *>(image), *target = strstr(ptx, ".target sm_");
+  if (!target || !device.compiles(atoi(target + strlen(".target sm_")))) return INVALID_PTX;
+  *module = new Module{ptx};
+  return SUCCESS;
+}
+CALL cuModuleUnload(Handle module) {
+  delete static_cast<Module *>(module);
+  return SUCCESS;
+}
+CALL cuModuleGetFunction(Handle *function, Handle module, const char *name) {
+  static std::map<std::string, Function> functions;  // as long as the process: a module's functions have no end of their own
+  const std::string &ptx = static_cast<Module *>(module)->ptx;
+  if (!ptx.empty() && ptx.find(std::string(".entry ") + name + "(") == std::string::npos) return NOT_FOUND;
+  const auto entry = stand_in::table().find(name);
+  if (entry == stand_in::table().end()) return NOT_FOUND;
+  std::lock_guard lock(device.mutex);
+  *function = &functions.try_emplace(name, Function{name, entry->second}).first->second;
+  return SUCCESS;
+}
+CALL cuFuncSetAttribute(Handle function, int attribute, int value) {
+  constexpr int MAX_DYNAMIC_SHARED = 8;
+  if (attribute != MAX_DYNAMIC_SHARED) return NOT_SUPPORTED;
+  if (value < 0 || size_t(value) > emu::MAX_SHARED_BYTES) return INVALID_VALUE;
+  static_cast<Function *>(function)->dynamic_bytes = unsigned(value);
+  return SUCCESS;
+}
+CALL cuLaunchKernel(Handle handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
+                    unsigned block_z, unsigned shared_bytes, Handle, void **arguments, void **) {
+  std::lock_guard lock(device.mutex);  // one kernel at a time: the emulation has one set of fibers
+  if (int result = device.enter()) return result;
+  const Function &function = *static_cast<Function *>(handle);
+  const uint64_t threads = uint64_t(block_x) * block_y * block_z;
+  if (!threads || threads > emu::MAX_THREADS || block_z > 64) return INVALID_VALUE;
+  if (!grid_x || !grid_y || !grid_z || grid_x > 0x7FFFFFFF || grid_y > emu::MAX_GRID_YZ || grid_z > emu::MAX_GRID_YZ) return INVALID_VALUE;
+  if (shared_bytes > function.dynamic_bytes) return INVALID_VALUE;
+  if (device.fails("launch")) return device.broken = LAUNCH_FAILED;
+  ++device.launches[function.name];
+  function.run(dim3(grid_x, grid_y, grid_z), dim3(block_x, block_y, block_z), shared_bytes, arguments);
+  return SUCCESS;
+}
+
+// ---- errors -------------------------------------------------------------------------------------------------------
+
+CALL cuGetErrorName(int result, const char **name) {
+  const Words *w = words(result);
+  *name = w ? w->name : nullptr;
+  return w ? SUCCESS : INVALID_VALUE;
+}
+CALL cuGetErrorString(int result, const char **text) {
+  const Words *w = words(result);
+  *text = w ? w->text : nullptr;
+  return w ? SUCCESS : INVALID_VALUE;
+}
+
+// What a function that is not here does (build writes a stub for each).
+extern "C" __attribute__((visibility("default"))) int stand_in_lacks(const char *name) {
+  fprintf(stderr, "stand-in: %s is not there\n", name);
+  return NOT_SUPPORTED;
+}

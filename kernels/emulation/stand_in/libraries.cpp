@@ -1,0 +1,106 @@
+// A stand-in for cuBLAS, cuRAND and the CUDA runtime: what candle calls of them. Device memory is host memory
+// (driver.cpp). What is not here is a stub of build's.
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#define CALL extern "C" __attribute__((visibility("default"))) int
+using Handle = void *;
+
+namespace {
+
+int something;  // what handles point at
+
+enum Type { F32 = 0, F16 = 2, BF16 = 14 };
+
+float load(const void *from, size_t at, int type) {
+  if (type == F32) return static_cast<const float *>(from)[at];
+  if (type == F16) return float(static_cast<const _Float16 *>(from)[at]);
+  const uint32_t bits = uint32_t(static_cast<const uint16_t *>(from)[at]) << 16;
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+void store(void *to, size_t at, int type, float value) {
+  if (type == F32) {
+    static_cast<float *>(to)[at] = value;
+  } else if (type == F16) {
+    static_cast<_Float16 *>(to)[at] = _Float16(value);
+  } else {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    const bool nan = (bits & 0x7FFFFFFF) > 0x7F800000;
+    static_cast<uint16_t *>(to)[at] = nan ? 0x7FFF : uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+  }
+}
+
+constexpr int NOT_SUPPORTED = 15;
+
+}  // namespace
+
+// ---- cuBLAS -------------------------------------------------------------------------------------------------------
+
+CALL cublasCreate_v2(Handle *handle) {
+  *handle = &something;
+  return 0;
+}
+CALL cublasDestroy_v2(Handle) { return 0; }
+CALL cublasSetStream_v2(Handle, Handle) { return 0; }
+CALL cublasSetMathMode(Handle, int) { return 0; }
+CALL cublasSetPointerMode_v2(Handle, int) { return 0; }
+
+// c = alpha · op(a) · op(b) + beta · c, column by column, summed in float32 and rounded once.
+CALL cublasGemmStridedBatchedEx(Handle, int turn_a, int turn_b, int m, int n, int k, const void *alpha, const void *a, int a_type,
+                                int lda, long long stride_a, const void *b, int b_type, int ldb, long long stride_b, const void *beta,
+                                void *c, int c_type, int ldc, long long stride_c, int batch, int compute, int) {
+  constexpr int COMPUTE_32F = 68, COMPUTE_32F_FAST_TF32 = 77;
+  if (compute != COMPUTE_32F && compute != COMPUTE_32F_FAST_TF32) return NOT_SUPPORTED;
+  const float by = *static_cast<const float *>(alpha), keep = *static_cast<const float *>(beta);
+  std::vector<float> rows(size_t(m) * k), column(k);
+  for (int i = 0; i < batch; i++) {
+    for (size_t row = 0; row < size_t(m); row++)
+      for (size_t l = 0; l < size_t(k); l++)
+        rows[row * k + l] = load(a, size_t(i * stride_a) + (turn_a ? row * lda + l : l * lda + row), a_type);
+    for (size_t col = 0; col < size_t(n); col++) {
+      for (size_t l = 0; l < size_t(k); l++)
+        column[l] = load(b, size_t(i * stride_b) + (turn_b ? l * ldb + col : col * ldb + l), b_type);
+      for (size_t row = 0; row < size_t(m); row++) {
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (size_t l = 0; l < size_t(k); l++) sum += rows[row * k + l] * column[l];
+        const size_t at = size_t(i * stride_c) + col * ldc + row;
+        store(c, at, c_type, by * sum + (keep == 0 ? 0 : keep * load(c, at, c_type)));
+      }
+    }
+  }
+  return 0;
+}
+CALL cublasSgemmStridedBatched(Handle handle, int turn_a, int turn_b, int m, int n, int k, const float *alpha, const float *a, int lda,
+                               long long stride_a, const float *b, int ldb, long long stride_b, const float *beta, float *c, int ldc,
+                               long long stride_c, int batch) {
+  return cublasGemmStridedBatchedEx(handle, turn_a, turn_b, m, n, k, alpha, a, F32, lda, stride_a, b, F32, ldb, stride_b, beta, c, F32,
+                                    ldc, stride_c, batch, 68, 0);
+}
+
+// ---- cuRAND: candle makes a generator with each device, and darkroom draws nothing from it -------------------------
+
+CALL curandCreateGenerator(Handle *generator, int) {
+  *generator = &something;
+  return 0;
+}
+CALL curandDestroyGenerator(Handle) { return 0; }
+CALL curandSetPseudoRandomGeneratorSeed(Handle, unsigned long long) { return 0; }
+CALL curandSetStream(Handle, Handle) { return 0; }
+
+// ---- runtime: kernels that candle links statically register themselves when the program starts ----------------------
+
+extern "C" __attribute__((visibility("default"))) void **__cudaRegisterFatBinary(void *) {
+  static void *handle = &something;
+  return &handle;
+}
+extern "C" __attribute__((visibility("default"))) void __cudaRegisterFatBinaryEnd(void **) {}
+extern "C" __attribute__((visibility("default"))) void __cudaUnregisterFatBinary(void **) {}
+extern "C" __attribute__((visibility("default"))) void __cudaRegisterFunction() {}
+extern "C" __attribute__((visibility("default"))) void __cudaRegisterVar() {}

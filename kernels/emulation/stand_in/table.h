@@ -1,0 +1,42 @@
+// The kernels that the stand-in driver can launch, by name. Each file of kernels is compiled with an ENTRY line for
+// every kernel in it (build writes them).
+#pragma once
+
+#include "../cuda.h"
+
+#include <map>
+#include <string>
+#include <tuple>
+#include <utility>
+
+namespace stand_in {
+
+// As cuLaunchKernel has it: arguments[i] points at the i-th parameter.
+using Run = void (*)(dim3 grid, dim3 block, size_t shared_bytes, void **arguments);
+
+inline std::map<std::string, Run> &table() {
+  static std::map<std::string, Run> entries;
+  return entries;
+}
+
+template <class... Parameters>
+void run(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, void **arguments) {
+  struct Call {
+    void (*kernel)(Parameters...);
+    std::tuple<Parameters...> parameters;
+  } call{kernel, [&]<size_t... I>(std::index_sequence<I...>) {
+           return std::tuple<Parameters...>(*static_cast<std::remove_const_t<Parameters> *>(arguments[I])...);
+         }(std::index_sequence_for<Parameters...>{})};
+  emu::run_grid(grid, block, shared_bytes, 0,
+                [](void *c) { std::apply(static_cast<Call *>(c)->kernel, static_cast<Call *>(c)->parameters); }, &call);
+}
+
+struct Entry {
+  Entry(const char *name, Run run) { table()[name] = run; }
+};
+
+}  // namespace stand_in
+
+#define ENTRY(kernel) \
+  static const stand_in::Entry entry_of_##kernel( \
+      #kernel, [](dim3 grid, dim3 block, size_t shared, void **arguments) { stand_in::run(kernel, grid, block, shared, arguments); });

@@ -1,0 +1,128 @@
+//! Opening a GPU, or saying why it cannot be used.
+
+use candle_core::Device;
+use cudarc::driver::sys::{self, CUdevice_attribute, CUmemPool_attribute, CUresult};
+use cudarc::driver::{CudaContext, DriverError, result};
+
+use super::kernels::{Kernels, TOOLKIT};
+use super::{Driver, problem};
+use crate::error::{Error, Result};
+
+/// The oldest compute capability that the kernels run on: `cp.async`, bf16, int8 `mma.sync`.
+const LEAST_CAPABILITY: (i32, i32) = (8, 0);
+
+/// Opens GPU `ordinal`: one stream for all threads, memory from the stream-ordered pool, kernels loaded.
+///
+/// # Errors
+/// [`Error::Device`]: no driver, one older than the toolkit, no such GPU, one that is too old, kernels
+/// that do not load.
+pub fn open(ordinal: usize) -> Result<Device> {
+    try_open(ordinal).map_err(|problem| Error::Device {
+        device: format!("cuda:{ordinal}"),
+        problem: format!("{problem}; --device cpu runs without a GPU"),
+    })
+}
+
+fn try_open(ordinal: usize) -> Result<Device, String> {
+    check_driver()?;
+    let count = CudaContext::device_count().map_err(|error| match error.0 {
+        CUresult::CUDA_ERROR_NO_DEVICE => "the NVIDIA driver finds no GPU".to_owned(),
+        CUresult::CUDA_ERROR_STUB_LIBRARY => {
+            "libcuda.so.1 is the toolkit's stub, not a driver: install NVIDIA's driver".to_owned()
+        }
+        _ => format!("the NVIDIA driver does not start: {}", problem(&error)),
+    })?;
+    if ordinal as i64 >= i64::from(count) {
+        return Err(match count {
+            0 => "the NVIDIA driver finds no GPU".into(),
+            1 => "this machine has one GPU, cuda:0".into(),
+            _ => format!(
+                "this machine has {count} GPUs, cuda:0 to cuda:{}",
+                count - 1
+            ),
+        });
+    }
+    check_capability(ordinal)?;
+    let told = |error: candle_core::Error| first_line(&error);
+    let device = Device::new_cuda_with_stream(ordinal).map_err(told)?;
+    let cuda = device.as_cuda_device().map_err(told)?;
+    // SAFETY: all work goes through this one stream, which keeps its order by itself.
+    unsafe { cuda.disable_event_tracking() };
+    keep_pool(cuda.cuda_stream().context()).map_err(|error| problem(&error))?;
+    Kernels::of(cuda).map_err(told)?;
+    Ok(device)
+}
+
+/// Libraries of a toolkit run on any driver of its major version or a later one.
+fn check_driver() -> Result<(), String> {
+    let mut version = 0;
+    // SAFETY: writes one number; allowed before cuInit.
+    let asked = unsafe { sys::cuDriverGetVersion(&mut version) };
+    if asked == CUresult::CUDA_ERROR_STUB_LIBRARY {
+        return Ok(()); // told apart by what follows
+    }
+    asked
+        .result()
+        .map_err(|error| format!("the NVIDIA driver does not answer: {}", problem(&error)))?;
+    let (major, minor) = (version / 1000, version % 1000 / 10);
+    match major < TOOLKIT.0 {
+        true => Err(format!(
+            "the NVIDIA driver is for CUDA {major}.{minor}; this program, built with CUDA {}.{}, needs one \
+             for CUDA {}.0 or later",
+            TOOLKIT.0, TOOLKIT.1, TOOLKIT.0
+        )),
+        false => Ok(()),
+    }
+}
+
+fn check_capability(ordinal: usize) -> Result<(), String> {
+    let ask = || {
+        let device = result::device::get(ordinal as i32)?;
+        let attribute = |which| {
+            // SAFETY: a device that the driver has just named.
+            unsafe { result::device::get_attribute(device, which) }
+        };
+        Ok((
+            result::device::get_name(device)?,
+            (
+                attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+                attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+            ),
+        ))
+    };
+    let (name, capability) = ask().map_err(|error: DriverError| problem(&error))?;
+    match capability < LEAST_CAPABILITY {
+        true => Err(format!(
+            "{name} has compute capability {}.{}; the kernels need {}.{} (Ampere) or later",
+            capability.0, capability.1, LEAST_CAPABILITY.0, LEAST_CAPABILITY.1
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Lets the pool keep what is freed: by default it gives everything back whenever the host waits.
+fn keep_pool(context: &CudaContext) -> Driver<()> {
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    let mut threshold = u64::MAX;
+    // SAFETY: the device's own pool; the attribute is a 64-bit number.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device())?;
+        result::mem_pool::set_attribute(
+            pool,
+            CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
+            (&raw mut threshold).cast(),
+        )
+    }
+}
+
+/// candle adds a backtrace to its errors.
+fn first_line(error: &candle_core::Error) -> String {
+    error
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}

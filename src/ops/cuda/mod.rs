@@ -1,0 +1,116 @@
+//! The operations on a GPU: kernels of ours where they apply (f16 and bf16, and the shapes that
+//! kernels/README.md names), candle's own everywhere else.
+//!
+//! Every function here gets tensors of one CUDA device and checks their shapes as its CPU twin does.
+
+mod attention;
+mod conv2d;
+mod int8;
+mod linear;
+mod movement;
+mod norm;
+mod pointwise;
+
+pub use attention::attention;
+pub use conv2d::conv2d;
+pub use linear::linear;
+pub use movement::{concat_channels, inputs_last, upsample_nearest};
+pub use norm::{group_norm, group_norm_given, layer_norm};
+pub use pointwise::{activation, add, geglu};
+
+use std::ffi::c_int;
+
+use candle_core::cuda_backend::cudarc::driver::DevicePtr;
+use candle_core::cuda_backend::{CudaDType, CudaDevice};
+use candle_core::{CudaStorage, DType, Result, Shape, Storage, Tensor};
+use half::{bf16, f16};
+
+use crate::cuda::launch::{self, Dtype, Pointer};
+
+/// Kernels read vectors of this many bytes.
+const ALIGNMENT: usize = 16;
+
+/// The kernels' name for the tensor's type, if they know it.
+fn half(x: &Tensor) -> Option<Dtype> {
+    match x.dtype() {
+        DType::F16 => Some(Dtype::F16),
+        DType::BF16 => Some(Dtype::Bf16),
+        _ => None,
+    }
+}
+
+fn device(x: &Tensor) -> Result<&CudaDevice> {
+    x.device().as_cuda_device()
+}
+
+/// The tensor with its values side by side, from an address on that the kernels can read.
+fn dense(x: &Tensor) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    match x.layout().start_offset() * x.dtype().size_in_bytes() % ALIGNMENT {
+        0 => Ok(x),
+        _ => x.force_contiguous(),
+    }
+}
+
+/// Where a dense tensor's values begin on the device. What is launched with it on candle's stream may
+/// outlive the tensor, which is freed on that stream.
+fn pointer(x: &Tensor) -> Result<Pointer> {
+    fn of<T: CudaDType>(storage: &CudaStorage) -> Result<u64> {
+        let slice = storage.as_cuda_slice::<T>()?;
+        Ok(slice.device_ptr(slice.stream()).0)
+    }
+    let (storage, layout) = x.storage_and_layout();
+    let (Storage::Cuda(storage), true) = (&*storage, layout.is_contiguous()) else {
+        candle_core::bail!("a kernel reads dense tensors of its own device only")
+    };
+    let begin = match x.dtype() {
+        DType::F16 => of::<f16>(storage)?,
+        DType::BF16 => of::<bf16>(storage)?,
+        DType::F32 => of::<f32>(storage)?,
+        DType::U8 => of::<u8>(storage)?,
+        DType::U32 => of::<u32>(storage)?,
+        other => candle_core::bail!("no kernel reads {other:?}"),
+    };
+    let offset = layout.start_offset() * x.dtype().size_in_bytes();
+    Ok((begin as usize + offset) as Pointer)
+}
+
+/// A pointer that may be absent.
+fn pointer_or_null(x: Option<&Tensor>) -> Result<Pointer> {
+    x.map_or(Ok(std::ptr::null_mut()), pointer)
+}
+
+/// Memory on the device of `like` for a kernel to fill.
+fn empty(shape: impl Into<Shape>, dtype: DType, like: &Tensor) -> Result<Tensor> {
+    // SAFETY: whoever asks for it launches a kernel that writes all of it before anything reads it.
+    unsafe { Tensor::empty(shape, dtype, like.device()) }
+}
+
+/// A size as the kernels take it.
+fn int(size: usize) -> Result<c_int> {
+    match c_int::try_from(size) {
+        Ok(size) => Ok(size),
+        Err(_) => candle_core::bail!("a size of {size} is more than a kernel can count"),
+    }
+}
+
+/// How many values of `x` are NaN or infinite.
+pub fn not_finite(x: &Tensor) -> Result<usize> {
+    let Some(dtype) = half(x).filter(|_| x.elem_count() > 0) else {
+        // Only those differ from themselves once they are multiplied by 0.
+        let zeros = (x * 0.0)?;
+        let bad = zeros.ne(&zeros)?.to_dtype(DType::F32)?;
+        return Ok(bad.sum_all()?.to_scalar::<f32>()? as usize);
+    };
+    let x = dense(x)?;
+    let sentinel = Tensor::zeros(2, DType::U32, x.device())?;
+    let parameters = launch::Finite {
+        x: pointer(&x)?,
+        count: x.elem_count() as i64,
+        sentinel: pointer(&sentinel)?,
+    };
+    let plan = launch::launch_finite(&parameters, dtype);
+    // SAFETY: `count` values of `dtype`, and two zeroed words.
+    unsafe { crate::cuda::launch(device(&x)?, &parameters, plan) }?;
+    Ok(sentinel.to_vec1::<u32>()?[1] as usize)
+}

@@ -1,0 +1,170 @@
+//! Norms: kernels of ours for f16 and bf16, candle's operations in float32 for the rest.
+
+use candle_core::{D, DType, Result, Tensor};
+
+use super::{dense, device, empty, half, int, pointer};
+use crate::cuda::launch::{self, Dtype};
+use crate::ops::{Activation, Moments};
+
+/// Values that a thread takes at a time: the kernels' channels are a multiple of it.
+const VECTOR: usize = 8;
+
+/// The most channels of the group norm kernels.
+const GROUP_NORM_CHANNELS: usize = 3072;
+
+/// x [.., C] → the same shape; weight and bias `[C]`.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let channels = weight.elem_count();
+    if x.dims().last() != Some(&channels) {
+        candle_core::bail!("layer norm of {channels} channels got {:?}", x.dims())
+    }
+    let (weight, bias) = (weight.to_dtype(DType::F32)?, bias.to_dtype(DType::F32)?);
+    let rows = x.elem_count() / channels.max(1);
+    let dtype = match half(x) {
+        Some(dtype) if channels.is_multiple_of(VECTOR) && rows > 0 => dtype,
+        _ => {
+            return normalised(&x.to_dtype(DType::F32)?, eps)?
+                .broadcast_mul(&weight)?
+                .broadcast_add(&bias)?
+                .to_dtype(x.dtype());
+        }
+    };
+    let x = dense(x)?;
+    let out = empty(x.shape(), x.dtype(), &x)?;
+    let parameters = launch::LayerNorm {
+        x: pointer(&x)?,
+        weight: pointer(&weight)?,
+        bias: pointer(&bias)?,
+        out: pointer(&out)?,
+        out_scales: std::ptr::null_mut(),
+        rows: int(rows)?,
+        channels: int(channels)?,
+        eps: eps as f32,
+    };
+    let plan = launch::launch_layer_norm(&parameters, dtype);
+    // SAFETY: rows × channels values in and out, a weight and a bias for each channel.
+    unsafe { crate::cuda::launch(device(&x)?, &parameters, plan) }?;
+    Ok(out)
+}
+
+/// x [B, .., C] → the same shape, the activation behind it; weight and bias `[C]`.
+pub fn group_norm(
+    x: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    groups: usize,
+    eps: f64,
+    activation: Option<Activation>,
+) -> Result<Tensor> {
+    let (images, channels) = checked(x, weight, groups)?;
+    let pixels = x.elem_count() / (images * channels).max(1);
+    let (weight, bias) = (weight.to_dtype(DType::F32)?, bias.to_dtype(DType::F32)?);
+    let fits = channels.is_multiple_of(VECTOR)
+        && channels <= GROUP_NORM_CHANNELS
+        && images * pixels > 0
+        && matches!(activation, None | Some(Activation::Silu));
+    if let Some(dtype) = half(x).filter(|_| fits) {
+        let sizes = [images, pixels, channels, groups];
+        return launched(x, (&weight, &bias), sizes, eps, activation.is_some(), dtype);
+    }
+    let width = channels / groups.max(1);
+    let grouped = x
+        .to_dtype(DType::F32)?
+        .reshape((images, pixels, groups, width))?
+        .transpose(1, 2)? // [B, G, pixels, C/G]
+        .reshape((images, groups, pixels * width))?;
+    let normed = normalised(&grouped, eps)?
+        .reshape((images, groups, pixels, width))?
+        .transpose(1, 2)?
+        .reshape(x.shape())?
+        .broadcast_mul(&weight)?
+        .broadcast_add(&bias)?;
+    activated(normed, activation)?.to_dtype(x.dtype())
+}
+
+/// The same with given statistics, those of another image.
+pub fn group_norm_given(
+    x: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    groups: usize,
+    eps: f64,
+    (moments, activation): (&Moments, Option<Activation>),
+) -> Result<Tensor> {
+    let (_, channels) = checked(x, weight, groups)?;
+    let [mean, inverse] = moments
+        .by_channel(channels, eps)
+        .map(|values| Tensor::from_vec(values, channels, x.device()));
+    let scale = (weight.to_dtype(DType::F32)? * inverse?)?;
+    let normed = x
+        .to_dtype(DType::F32)?
+        .broadcast_sub(&mean?)?
+        .broadcast_mul(&scale)?
+        .broadcast_add(&bias.to_dtype(DType::F32)?)?;
+    activated(normed, activation)?.to_dtype(x.dtype())
+}
+
+/// Images and channels of what a group norm can take.
+fn checked(x: &Tensor, weight: &Tensor, groups: usize) -> Result<(usize, usize)> {
+    let channels = weight.elem_count();
+    match x.dims() {
+        [images, .., last] if *last == channels && channels.is_multiple_of(groups) => {
+            Ok((*images, channels))
+        }
+        dims => {
+            candle_core::bail!("group norm of {channels} channels in {groups} groups got {dims:?}")
+        }
+    }
+}
+
+fn activated(x: Tensor, activation: Option<Activation>) -> Result<Tensor> {
+    match activation {
+        Some(which) => super::activation(&x, which),
+        None => Ok(x),
+    }
+}
+
+fn launched(
+    x: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    [images, pixels, channels, groups]: [usize; 4],
+    eps: f64,
+    silu: bool,
+    dtype: Dtype,
+) -> Result<Tensor> {
+    let x = dense(x)?;
+    let out = empty(x.shape(), x.dtype(), &x)?;
+    let mut parameters = launch::GroupNorm {
+        x: pointer(&x)?,
+        weight: pointer(weight)?,
+        bias: pointer(bias)?,
+        out: pointer(&out)?,
+        out_scales: std::ptr::null_mut(),
+        workspace: std::ptr::null_mut(),
+        batch: int(images)?,
+        pixels: int(pixels)?,
+        channels: int(channels)?,
+        groups: int(groups)?,
+        eps: eps as f32,
+        silu: silu.into(),
+    };
+    let floats = launch::group_norm_workspace_floats(&parameters) as usize;
+    let workspace = empty(floats, DType::F32, &x)?;
+    parameters.workspace = pointer(&workspace)?;
+    let device = device(&x)?;
+    for plan in [
+        launch::launch_group_norm_stats(&parameters, dtype),
+        launch::launch_group_norm_table(&parameters, dtype),
+        launch::launch_group_norm_apply(&parameters, dtype),
+    ] {
+        // SAFETY: images × pixels × channels values in and out, a weight and a bias for each channel,
+        // and the workspace that launch.c asks for; each launch reads what those before it wrote.
+        unsafe { crate::cuda::launch(device, &parameters, plan) }?;
+    }
+    Ok(out)
+}
+
+/// (x − mean) / √(variance + eps) over the last dimension.
+fn normalised(x: &Tensor, eps: f64) -> Result<Tensor> {
+    let away = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let variance = away.sqr()?.mean_keepdim(D::Minus1)?;
+    away.broadcast_div(&(variance + eps)?.sqrt()?)
+}

@@ -1,0 +1,58 @@
+//! Value by value: non-linearities, GEGLU, sums.
+
+use candle_core::{D, DType, Result, Tensor};
+
+use super::{dense, device, empty, half, int, pointer};
+use crate::cuda::launch;
+use crate::ops::Activation;
+
+/// Applies `which` to every value, in float32.
+pub fn activation(x: &Tensor, which: Activation) -> Result<Tensor> {
+    let wide = x.to_dtype(DType::F32)?;
+    match which {
+        Activation::Silu => wide.silu()?,
+        Activation::Gelu => wide.gelu_erf()?,
+        Activation::QuickGelu => (candle_nn::ops::sigmoid(&(&wide * 1.702)?)? * &wide)?,
+    }
+    .to_dtype(x.dtype())
+}
+
+/// x [.., 2C] → first half × gelu(second half), [.., C].
+pub fn geglu(x: &Tensor) -> Result<Tensor> {
+    let mut dims = x.dims().to_vec();
+    let Some(last) = dims.last_mut().filter(|last| **last > 0 && **last % 2 == 0) else {
+        candle_core::bail!("geglu halves the last dimension, got {:?}", x.dims())
+    };
+    *last /= 2;
+    let channels = *last;
+    let rows = x.elem_count() / (2 * channels);
+    let Some(dtype) = half(x).filter(|_| channels.is_multiple_of(8) && rows > 0) else {
+        let halves = x.chunk(2, D::Minus1)?;
+        return halves[0].contiguous()? * activation(&halves[1].contiguous()?, Activation::Gelu)?;
+    };
+    let x = dense(x)?;
+    let out = empty(dims, x.dtype(), &x)?;
+    let parameters = launch::Rows {
+        x: pointer(&x)?,
+        out: pointer(&out)?,
+        out_scales: std::ptr::null_mut(),
+        rows: int(rows)?,
+        channels: int(channels)?,
+    };
+    let plan = launch::launch_geglu(&parameters, dtype);
+    // SAFETY: rows × 2·channels values in, rows × channels out.
+    unsafe { crate::cuda::launch(device(&x)?, &parameters, plan) }?;
+    Ok(out)
+}
+
+/// `b` is rows of `width` values; a's values are split evenly among them, and each row is repeated
+/// along its part.
+pub fn add(a: &Tensor, b: &Tensor, width: usize) -> Result<Tensor> {
+    if a.elem_count() == 0 {
+        return Ok(a.clone());
+    }
+    let parts = b.elem_count() / width;
+    a.reshape((parts, a.elem_count() / (parts * width), width))?
+        .broadcast_add(&b.reshape((parts, 1, width))?)?
+        .reshape(a.shape())
+}
