@@ -32,11 +32,11 @@ use crate::scheduler::SchedulerKind;
 
 use super::failure::say;
 use super::interrupt::Interrupt;
-use super::{model, models, stdout, threads, whole_file};
+use super::json_lines::JsonLines;
+use super::{model, models, plot as pictures, stdout, threads, whole_file};
 pub use args::Args;
 use args::{By, Command, RunArgs};
 use expect::Expectation;
-use file::Lines;
 use measure::{How, Measured, measure, recorded};
 use plan::Plan;
 
@@ -57,16 +57,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 /// What can go wrong without the networks goes wrong before they are loaded; what is measured before
 /// a failure is kept.
 fn bench(args: &RunArgs) -> anyhow::Result<()> {
-    threads::set(args.threads)?;
+    threads::set(args.machine.threads)?;
     check_files(args)?;
-    let lines = Lines::begin(args.json.as_deref(), args.force)?;
-    let manifest = models::manifest(args.weights.as_deref())?;
+    let lines = JsonLines::begin(args.json.as_deref(), args.force)?;
+    let manifest = models::manifest(args.machine.weights.as_deref())?;
     let found = model::find(manifest, &args.model)?;
     let name = found.name().to_owned();
     let defaults = found.defaults()?;
-    let device = args.device.open()?;
-    let half = args.dtype.vae == Dtype::F16;
-    let checkpoint = found.checkpoint(half, args.offline, args.quiet)?;
+    let device = args.machine.device.open()?;
+    let half = args.work.dtype.vae == Dtype::F16;
+    let checkpoint = found.checkpoint(half, args.machine.offline, args.quiet)?;
     let machine = Machine::look();
     let plans = plan::plans(
         args,
@@ -141,7 +141,7 @@ fn check_files(args: &RunArgs) -> Result<()> {
         }
     }
     if let Some(path) = &args.plot {
-        plot::Format::of(path)?;
+        pictures::Format::of(path)?;
     }
     let drawn: [Option<&PathBuf>; 2] = [args.plot.as_ref(), args.trace.as_ref()];
     let mut drawn = drawn.into_iter().flatten();
@@ -160,7 +160,7 @@ struct Session<'a> {
     load: StageRun,
     /// Names of what was loaded.
     components: Vec<&'static str>,
-    lines: Lines,
+    lines: JsonLines,
     runs: Vec<Run>,
     /// Of loading, then of each run.
     timelines: Vec<Timeline>,
@@ -261,7 +261,7 @@ impl Session<'_> {
             .collect();
         match runs.is_empty() {
             true => Ok(()),
-            false => plot::write(&runs, path, self.args.force),
+            false => pictures::write(&plot::Runs(runs), path, self.args.force),
         }
     }
 }

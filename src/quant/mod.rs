@@ -3,6 +3,7 @@
 //! The arithmetic is in [`crate::ops::int8`]. A layer is int8 where its weight is a matrix or a
 //! convolution and its name is not on the list of those [`KEPT`] in floating point.
 
+pub mod audit;
 mod on_load;
 mod save;
 mod stored;

@@ -53,15 +53,10 @@ pub fn plans(
 }
 
 fn request(args: &RunArgs, name: &str, defaults: &Defaults, size: Size, count: usize) -> Request {
-    let steps = args.steps.unwrap_or(defaults.steps);
-    let guidance = args.guidance.unwrap_or(defaults.guidance);
     Request {
         count,
-        seed: args.seed,
-        scheduler: args.scheduler.or(defaults.scheduler),
-        timestep_spacing: defaults.timestep_spacing,
-        precision: args.precision(),
-        vae_tile: args.vae_tile,
-        ..Request::new(name, &args.prompt, size, steps, guidance)
+        ..args
+            .work
+            .request(name, &args.prompt, defaults, size, args.quant)
     }
 }
