@@ -13,7 +13,7 @@ mod table;
 mod trace;
 
 use std::cell::Cell;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use anyhow::Context;
@@ -130,16 +130,7 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
 /// Refuses what could not be written at the end.
 fn check_files(args: &RunArgs) -> Result<()> {
     let files = [&args.json, &args.plot, &args.trace].map(|file| file.as_deref());
-    let named: Vec<&Path> = files.into_iter().flatten().collect();
-    let same: Vec<PathBuf> = named.iter().map(|path| whole_file::place(path)).collect();
-    for (i, path) in named.iter().enumerate() {
-        if same[..i].contains(&same[i]) {
-            return Err(Error::file(
-                path,
-                "is to be two files: give each its own name",
-            ));
-        }
-    }
+    whole_file::check_distinct(&files.into_iter().flatten().collect::<Vec<_>>())?;
     if let Some(path) = &args.plot {
         pictures::Format::of(path)?;
     }

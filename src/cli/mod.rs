@@ -20,6 +20,7 @@ mod run_args;
 mod stdout;
 mod threads;
 mod units;
+mod validate;
 mod whole_file;
 
 use std::process::ExitCode;
@@ -51,6 +52,8 @@ enum Command {
     Plan(plan::Args),
     /// Measure a model: time and memory by stage, beside what they should be
     Bench(Box<bench::Args>),
+    /// Say what int8 weights save and what they cost, beside the unquantised model
+    Validate(Box<validate::Args>),
     /// Show how an image was made
     Inspect(inspect::Args),
     /// List the models known by name, or fetch one
@@ -70,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Quantize(args) => quantize::run(args),
         Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(*args),
+        Command::Validate(args) => validate::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Models(args) => models::run(args),
         Command::Doctor(args) => doctor::run(&args),
