@@ -472,7 +472,7 @@ fn a_quantised_folder_gives_the_figures_of_quantising_on_load() {
         (2, "is not quantised", &["--quantised", "micro"]),
         (
             1,
-            "attentions",
+            "where the model has",
             &["--model", "synthetic:sdxl-base", "--quantised", "./int8"],
         ),
     ];

@@ -67,7 +67,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         sampler,
         fingerprints,
         prompts: prompts.len(),
-        seeds: args.seeds.get(),
+        seeds: args.seeds,
         request: &requests[0],
         models: &models,
         forecasts,
@@ -97,7 +97,7 @@ fn check_files(args: &Args) -> Result<()> {
 /// The twin's runs: each prompt with each seed.
 fn requests(args: &Args, models: &Models, prompts: &[String]) -> Result<Vec<Request>> {
     let size = args.size.unwrap_or(models.defaults.size);
-    let last = args.work.seed.checked_add(args.seeds.get() as u64 - 1);
+    let last = args.work.seed.checked_add(args.seeds - 1);
     let Some(last) = last else {
         return Err(Error::Request(format!(
             "--seed {} with --seeds {} runs past the largest seed",
@@ -133,7 +133,12 @@ fn forecasts(models: &Models, request: &Request) -> Result<Pair<Forecast>> {
     let int8 = fitting(&models.int8.forecast, &int8, threads, free_bytes)?;
     let unet = int8.components.iter().find(|part| part.name == "unet");
     let left = free_bytes.saturating_sub(unet.map_or(0, |unet| unet.bytes));
-    let twin = fitting(&models.twin.forecast, request, threads, left)?;
+    let twin = fitting(&models.twin.forecast, request, threads, left).map_err(|e| match e {
+        Error::Memory(text) => {
+            Error::Memory(format!("unquantised, beside the int8 layers: {text}"))
+        }
+        other => other,
+    })?;
     Ok(Pair { twin, int8 })
 }
 

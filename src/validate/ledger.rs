@@ -45,10 +45,10 @@ pub struct Ledger {
     pub synthetic: bool,
     /// The two models, and their files' fingerprints.
     pub models: Pair<Model>,
-    /// How many prompts, and seeds of each.
+    /// How many.
     pub prompts: usize,
-    /// Seeds of each prompt.
-    pub seeds: usize,
+    /// Of each prompt.
+    pub seeds: u64,
     /// What is saved.
     pub memory: Memory,
     /// What is kept.

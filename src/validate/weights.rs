@@ -142,9 +142,9 @@ pub fn check_twins(twin: &Checkpoint, quantised: &Checkpoint, name: &str) -> Res
     };
     let (of_twin, of_quantised) = (tensors(twin)?, tensors(quantised)?);
     let differing = of_twin.iter().zip(&of_quantised).find(|(a, b)| a != b);
-    if let Some(((component, name, shape), (_, _, found))) = differing {
+    if let Some(((component, name, shape), (_, found, found_shape))) = differing {
         return other(format!(
-            "{component}: `{name}` is {found:?}, in the model {shape:?}"
+            "{component} has `{found}` {found_shape:?} where the model has `{name}` {shape:?}"
         ));
     }
     if of_twin.len() != of_quantised.len() {

@@ -47,8 +47,9 @@ pub struct Args {
     pub count: Option<NonZeroUsize>,
 
     /// Seeds of each prompt, from --seed on
-    #[arg(long, value_name = "N", default_value = "1", help_heading = "Work")]
-    pub seeds: NonZeroUsize,
+    #[arg(long, value_name = "N", default_value = "1", help_heading = "Work",
+        value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub seeds: u64,
 
     /// Image size in pixels [default: the model's]
     #[arg(long, value_name = "N|HxW", help_heading = "Work", value_parser = size)]

@@ -26,7 +26,7 @@ pub struct Found<'a> {
     pub sampler: SchedulerKind,
     pub fingerprints: Pair<String>,
     pub prompts: usize,
-    pub seeds: usize,
+    pub seeds: u64,
     /// The first of the twin's.
     pub request: &'a Request,
     pub models: &'a Models,
