@@ -33,7 +33,8 @@ use crate::scheduler::SchedulerKind;
 use super::failure::say;
 use super::interrupt::Interrupt;
 use super::json_lines::JsonLines;
-use super::{model, models, plot as pictures, stdout, threads, whole_file};
+use super::plot::Format;
+use super::{model, models, stdout, threads, whole_file};
 pub use args::Args;
 use args::{By, Command, RunArgs};
 use expect::Expectation;
@@ -132,7 +133,7 @@ fn check_files(args: &RunArgs) -> Result<()> {
     let files = [&args.json, &args.plot, &args.trace].map(|file| file.as_deref());
     whole_file::check_distinct(&files.into_iter().flatten().collect::<Vec<_>>())?;
     if let Some(path) = &args.plot {
-        pictures::Format::of(path)?;
+        Format::of(path)?;
     }
     let drawn: [Option<&PathBuf>; 2] = [args.plot.as_ref(), args.trace.as_ref()];
     let mut drawn = drawn.into_iter().flatten();
@@ -252,7 +253,7 @@ impl Session<'_> {
             .collect();
         match runs.is_empty() {
             true => Ok(()),
-            false => pictures::write(&plot::Runs(runs), path, self.args.force),
+            false => plot::write(&runs, path, self.args.force),
         }
     }
 }

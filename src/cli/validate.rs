@@ -16,7 +16,8 @@ use anyhow::{Context, bail};
 use super::failure::{say, warn};
 use super::interrupt::Interrupt;
 use super::json_lines::JsonLines;
-use super::{plot as pictures, stdout, threads, units, whole_file};
+use super::plot::{self as pictures, Format};
+use super::{stdout, threads, units, whole_file};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::forecast::{Forecast, fitting};
@@ -88,7 +89,7 @@ fn check_files(args: &Args) -> Result<()> {
     let files: Vec<&Path> = files.into_iter().flatten().collect();
     whole_file::check_distinct(&files)?;
     if let Some(path) = &args.plot {
-        pictures::Format::of(path)?;
+        Format::of(path)?;
     }
     let mut drawn = [&args.markdown, &args.plot].into_iter().flatten();
     drawn.try_for_each(|path| whole_file::check(path, args.force))
@@ -142,11 +143,15 @@ fn forecasts(models: &Models, request: &Request) -> Result<Pair<Forecast>> {
     Ok(Pair { twin, int8 })
 }
 
+/// Steps, at most, in which the layers are compared: their inputs from pure noise on.
+const AUDIT_STEPS: usize = 4;
+
 /// Everything measured.
 struct Measured {
     sides: Pair<Side>,
     likenesses: Vec<Likeness>,
     audit: Audit,
+    audit_steps: usize,
 }
 
 /// The twin's runs, then those in int8, then the layers: one model in memory at a time, but for the
@@ -183,20 +188,25 @@ fn measure(how: How<'_>, models: &Models, requests: &[Request]) -> anyhow::Resul
         });
         tell(how, "int8", i, requests.len(), &int8);
     }
-    let layers = Layers::of(&pipeline, &models.int8_request(&requests[0]))?;
+    let one = Request {
+        steps: requests[0].steps.min(AUDIT_STEPS),
+        ..requests[0].clone()
+    };
+    let layers = Layers::of(&pipeline, &models.int8_request(&one))?;
     drop(pipeline);
 
-    if !how.quiet {
-        say("layers: one step, each beside its twin");
-    }
     how.interrupt.check()?;
-    let (_, pipeline) = load(how, &models.twin, &requests[0])?;
-    let audit = audit(&pipeline, &layers, &requests[0])?;
+    if !how.quiet {
+        say("layers, each beside its twin");
+    }
+    let (_, pipeline) = load(how, &models.twin, &one)?;
+    let audit = audit(&pipeline, &layers, &one)?;
     how.interrupt.check()?;
     Ok(Measured {
         sides: Pair { twin, int8 },
         likenesses,
         audit,
+        audit_steps: one.steps,
     })
 }
 
@@ -227,7 +237,10 @@ fn write(args: &Args, mut lines: JsonLines, ledger: &Ledger) -> anyhow::Result<(
         whole_file::write(path, args.force, report::markdown(&blocks).as_bytes())?;
     }
     match &args.plot {
-        Some(path) => pictures::write(&plot::Picture(ledger), path, args.force),
+        Some(path) => {
+            let picture = pictures::bytes(&plot::Picture(ledger), Format::of(path)?)?;
+            Ok(whole_file::write(path, args.force, &picture)?)
+        }
         None => Ok(()),
     }
 }

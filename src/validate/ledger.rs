@@ -53,8 +53,11 @@ pub struct Ledger {
     pub memory: Memory,
     /// What is kept.
     pub quality: Quality,
-    /// Each int8 layer beside its twin in one step of the first run, the worst first.
+    /// Each int8 layer beside its twin, on the twin's inputs in a run of the first prompt and seed; the
+    /// worst first.
     pub layers: Vec<LayerAudit>,
+    /// Steps of that run.
+    pub layer_steps: usize,
     /// What it takes.
     pub speed: Vec<StageSpeed>,
     /// Whether the thresholds are met; empty where none was given.

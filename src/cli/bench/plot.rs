@@ -3,20 +3,28 @@
 mod memory;
 mod times;
 
+use std::path::Path;
+
 use plotters::backend::DrawingBackend;
 
 use super::Timeline;
 use super::table::title;
-use crate::cli::plot::Picture;
 use crate::cli::plot::canvas::{Anchor, BLACK, Canvas, Drawn, Frame};
+use crate::cli::plot::{Format, Picture, bytes};
+use crate::cli::whole_file;
 use crate::measure::record::Run;
 
-/// Of one run, in units.
+/// Of one run.
 const WIDTH: f64 = 920.0;
 const HEIGHT: f64 = 330.0;
 
-/// Runs and their last repeats' timelines.
-pub struct Runs<'a>(pub Vec<(&'a Run, &'a Timeline)>);
+/// Writes the picture of runs and their last repeats' timelines.
+pub fn write(runs: &[(&Run, &Timeline)], path: &Path, force: bool) -> anyhow::Result<()> {
+    let picture = bytes(&Runs(runs), Format::of(path)?)?;
+    Ok(whole_file::write(path, force, &picture)?)
+}
+
+struct Runs<'a>(&'a [(&'a Run, &'a Timeline)]);
 
 impl Picture for Runs<'_> {
     fn size(&self) -> (f64, f64) {

@@ -73,6 +73,7 @@ impl Found<'_> {
             memory,
             quality,
             layers: measured.audit.layers,
+            layer_steps: measured.audit_steps,
             speed,
         })
     }

@@ -429,12 +429,14 @@ fn layers(ledger: &Ledger) -> Vec<Vec<String>> {
 }
 
 fn layer_notes(ledger: &Ledger) -> String {
-    let worst = &ledger.layers[0].name;
     format!(
-        "SQNR is the power of a layer's output over that of its error, on the twin's own inputs, in one \
-         step of run 0. A layer that is too far off is mended by keeping it in floating point: \
-         `darkroom quantize --keep {worst}`. An input far larger than the typical one takes the whole \
-         range of its row's integers."
+        "{} layers in int8. SQNR is the power of a layer's output over that of its error, on the twin's own \
+         inputs, in {} steps of the first prompt. A layer that is too far off is mended by keeping it in \
+         floating point: `darkroom quantize --keep {}`. A largest input far above the typical one (root \
+         mean square) takes the int8 range from the rest of its row.",
+        ledger.layers.len(),
+        ledger.layer_steps,
+        ledger.layers[0].name
     )
 }
 
