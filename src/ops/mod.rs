@@ -30,6 +30,7 @@ pub(crate) use conv2d::out_size;
 pub use conv2d::{Conv2d, Padding};
 pub use embedding::{Embedding, SinusoidConfig, sinusoid};
 pub use group_norm::{GroupNorm, Moments};
+pub use int8::Reads;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use movement::{concat_channels, to_channels_first, to_channels_last, upsample_nearest};
