@@ -312,11 +312,14 @@ fn memory_notes(ledger: &Ledger) -> String {
     )];
     let load = memory.stages.iter().find(|peak| peak.stage == Stage::Load);
     let stays: u64 = memory.components.iter().map(|c| c.memory.int8.best()).sum();
-    if let Some(load) = load {
+    if let Some((load, unet)) = load.zip(memory.unet()) {
+        let most = load.peak.int8.best();
         notes.push(format!(
-            "Loading in int8 takes {} at its highest, {} more than stays: no second copy of the UNet.",
-            bytes(load.peak.int8.best()),
-            bytes(load.peak.int8.best().saturating_sub(stays))
+            "Loading in int8 takes {} at its highest, {} more than stays; a copy of the unquantised UNet \
+             would be {} more.",
+            bytes(most),
+            bytes(most.saturating_sub(stays)),
+            bytes(unet.twin)
         ));
     }
     let resident = &memory.resident_peak_bytes;
