@@ -122,8 +122,9 @@ fn psnr<DB: DrawingBackend>(canvas: &Canvas<'_, DB>, frame: Frame, ledger: &Ledg
     let quality = &ledger.quality;
     let (least, range, bars) = histogram(&quality.runs);
     let most = bars.iter().copied().max().unwrap_or(0) as f64 * 1.1;
-    let whole = ticks(most).into_iter();
-    let whole: Vec<_> = whole.filter(|(at, _)| (at * most).fract() < 1e-9).collect();
+    let whole = round_numbers(most, 10.0).into_iter();
+    let whole = whole.filter(|count| count.fract() < 1e-9);
+    let whole: Vec<_> = whole.map(|n| (n / most, format!("{n:.0}"))).collect();
     frame.axes(canvas, "pictures by PSNR", &whole)?;
     frame.legend(canvas, &[("median", FORECAST)])?;
     for (i, &count) in bars.iter().enumerate() {
