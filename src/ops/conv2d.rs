@@ -11,7 +11,8 @@ use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
 use super::cpu::{Rows, Values, linear_rows, store, task_rows};
-use super::int8::{Int8Weights, Quantised, Reads, SCALE_BYTES, product, result_dtype};
+use super::int8::{Int8Weights, Quantised, Reads, SCALE_BYTES, Scheme, product, result_dtype};
+use super::probe::{self, Layer};
 use super::weight::{Weight, load_weight, outputs_last};
 use super::work;
 use crate::measure::op;
@@ -47,6 +48,8 @@ pub struct Conv2d {
     weight: Weight,
     bias: Tensor,
     shape: ConvShape,
+    /// In the checkpoint; empty where it is from none.
+    name: String,
 }
 
 /// Channels, kernel, stride and padding of a convolution.
@@ -72,6 +75,7 @@ impl Conv2d {
                 stride: 1,
                 padding: Padding::all(kernel / 2),
             },
+            name: vb.prefix(),
         })
     }
 
@@ -100,6 +104,7 @@ impl Conv2d {
                 stride,
                 padding,
             },
+            name: String::new(),
         })
     }
 
@@ -121,7 +126,18 @@ impl Conv2d {
                 stride,
                 padding,
             },
+            name: String::new(),
         }
+    }
+
+    /// Its scheme, if it is int8.
+    pub fn int8(&self) -> Option<Scheme> {
+        self.weight.int8()
+    }
+
+    /// The largest magnitude of its weights for each input, where they are floats.
+    pub fn largest_weights(&self) -> Result<Option<Vec<f32>>> {
+        self.weight.largest_by_input(self.shape.inputs)
     }
 
     /// What it would rather read.
@@ -131,6 +147,12 @@ impl Conv2d {
 
     /// image [B, H, W, in], or its pixels in int8 ([`Reads::Int8`]) → [B, H', W', out].
     pub fn forward(&self, image: &Tensor) -> Result<Tensor> {
+        let out = self.forward_unseen(image)?;
+        probe::tell(&self.name, || Layer::Conv2d(self.clone()), image, &out)?;
+        Ok(out)
+    }
+
+    pub(super) fn forward_unseen(&self, image: &Tensor) -> Result<Tensor> {
         let (batch, height, width, _) = image.dims4()?;
         let work = || {
             let ConvShape {

@@ -10,7 +10,8 @@ use candle_core::{
 use candle_nn::VarBuilder;
 
 use super::cpu::{Rows, Values, linear_rows, store};
-use super::int8::{Int8Weights, Quantised, Reads, SCALE_BYTES, product, result_dtype};
+use super::int8::{Int8Weights, Quantised, Reads, SCALE_BYTES, Scheme, product, result_dtype};
+use super::probe::{self, Layer};
 use super::weight::{Weight, load_weight, outputs_last};
 use super::work;
 use crate::measure::op;
@@ -23,6 +24,8 @@ pub struct Linear {
     inputs: usize,
     outputs: usize,
     dtype: DType,
+    /// In the checkpoint; empty where it is from none.
+    name: String,
 }
 
 impl Linear {
@@ -30,13 +33,13 @@ impl Linear {
     pub fn load(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
         let bias = vb.get(outputs, "bias")?;
         let weight = load_weight(&[outputs, inputs], &vb)?;
-        Ok(Self::of(weight, Some(bias), [inputs, outputs], vb.dtype()))
+        Ok(Self::of(weight, Some(bias), [inputs, outputs], vb.dtype()).named(&vb))
     }
 
     /// Reads `weight` [out, in] alone.
     pub fn load_no_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
         let weight = load_weight(&[outputs, inputs], &vb)?;
-        Ok(Self::of(weight, None, [inputs, outputs], vb.dtype()))
+        Ok(Self::of(weight, None, [inputs, outputs], vb.dtype()).named(&vb))
     }
 
     /// A layer of the given tensors: weight [out, in], bias `[out]`.
@@ -74,7 +77,25 @@ impl Linear {
             inputs,
             outputs,
             dtype,
+            name: String::new(),
         }
+    }
+
+    fn named(self, vb: &VarBuilder) -> Self {
+        Self {
+            name: vb.prefix(),
+            ..self
+        }
+    }
+
+    /// Its scheme, if it is int8.
+    pub fn int8(&self) -> Option<Scheme> {
+        self.weight.int8()
+    }
+
+    /// The largest magnitude of its weights for each input, where they are floats.
+    pub fn largest_weights(&self) -> Result<Option<Vec<f32>>> {
+        self.weight.largest_by_input(self.inputs)
     }
 
     /// What it would rather read.
@@ -84,6 +105,12 @@ impl Linear {
 
     /// x [.., in], or its rows in int8 ([`Reads::Int8`]) → [.., out].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = self.forward_unseen(x)?;
+        probe::tell(&self.name, || Layer::Linear(self.clone()), x, &y)?;
+        Ok(y)
+    }
+
+    pub(super) fn forward_unseen(&self, x: &Tensor) -> Result<Tensor> {
         let (inputs, outputs) = (self.inputs, self.outputs);
         let work = || {
             let int8 = x.dtype() == DType::U8;

@@ -19,6 +19,7 @@ pub mod int8;
 mod layer_norm;
 mod linear;
 mod movement;
+pub mod probe;
 pub(crate) mod weight;
 pub mod work;
 pub mod workspace;
