@@ -112,7 +112,7 @@ fn a_quantised_folder_keeps_what_its_list_says() {
     for (name, keep) in [("default", &[][..]), ("more", &keep)] {
         let out = folder.path().join(name);
         let selection = Selection::changed(keep, &[]).expect("sound");
-        save(&micro, Scheme::W8A8, &selection, &out, &|_, _| Ok(())).expect("room for it");
+        save(&micro, Scheme::W8A8, &selection, None, &out, &|_, _| Ok(())).expect("room for it");
         let saved = Checkpoint::open(&out).expect("just written");
         let unet = |checkpoint, precision| {
             let items = items(checkpoint, precision).expect("sound");
@@ -457,6 +457,7 @@ fn a_quantised_folder_gives_the_figures_of_quantising_on_load() {
         .iter()
         .map(|run| &run["seed"]);
     assert_eq!(seeds.collect::<Vec<_>>(), [7, 8]);
+    assert_layers(&stored["layers"]);
     let unet = &stored["memory"]["components"][3];
     assert!(number(&unet["file_bytes"]["int8"]) < 0.6 * number(&unet["file_bytes"]["twin"]));
     assert_ne!(stored["models"]["twin"], stored["models"]["int8"]);
@@ -493,6 +494,18 @@ fn a_quantised_folder_gives_the_figures_of_quantising_on_load() {
         &["is not the model's", "vae"],
         &with(&["--quantised", "./int8"]),
     );
+}
+
+/// The worst first, each with its figures.
+fn assert_layers(layers: &Value) {
+    let layers = list(layers);
+    assert!(layers.len() > 100, "{}", layers.len());
+    let sqnr: Vec<f64> = layers.iter().map(|l| number(&l["sqnr_db"])).collect();
+    assert!(
+        sqnr.is_sorted() && sqnr.iter().all(|db| (10.0..80.0).contains(db)),
+        "{sqnr:?}"
+    );
+    assert!(layers.iter().all(|l| number(&l["cosine"]) > 0.9));
 }
 
 #[test]

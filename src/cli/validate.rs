@@ -23,11 +23,12 @@ use crate::error::{Error, Result};
 use crate::forecast::{Forecast, fitting};
 use crate::measure::memory;
 use crate::pipeline::{Pipeline, schedule};
-use crate::quant::audit::{Audit, Layers, audit};
+use crate::quant::{Audit, Layers, Smoothing, audit};
 use crate::request::Request;
 use crate::validate::ledger::{Ledger, Likeness, Pair};
 use crate::validate::picture::{MIN_EDGE_PX, psnr_db, ssim, ssimulacra2};
 use crate::validate::tape::{Compare, Keep, Tape};
+use crate::weights::checkpoint::Component;
 pub use args::Args;
 use assemble::Found;
 use models::{Models, Opened};
@@ -192,7 +193,8 @@ fn measure(how: How<'_>, models: &Models, requests: &[Request]) -> anyhow::Resul
         steps: requests[0].steps.min(AUDIT_STEPS),
         ..requests[0].clone()
     };
-    let layers = Layers::of(&pipeline, &models.int8_request(&one))?;
+    let factors = Smoothing::read(models.int8.checkpoint.folder(Component::Unet)?)?;
+    let layers = Layers::of(&pipeline, &models.int8_request(&one))?.smoothed(factors);
     drop(pipeline);
 
     how.interrupt.check()?;

@@ -8,8 +8,7 @@ use crate::measure::machine::{Build, Machine};
 use crate::measure::record::Times;
 use crate::measure::statistics::{Interval, Ratio, median_interval, quantile, ratio};
 use crate::observe::Stage;
-use crate::quant::Scheme;
-use crate::quant::audit::LayerAudit;
+use crate::quant::{LayerAudit, Scheme, SmoothingConfig};
 use crate::request::Request;
 use crate::scheduler::SchedulerKind;
 
@@ -41,6 +40,8 @@ pub struct Ledger {
     pub scheme: Scheme,
     /// Parts of the UNet that stay in floating point.
     pub kept: Vec<String>,
+    /// How its layers were smoothed, if they were.
+    pub smoothing: Option<SmoothingConfig>,
     /// Whether the weights are made up, so that quality says nothing about a real model's.
     pub synthetic: bool,
     /// The two models, and their files' fingerprints.

@@ -62,6 +62,7 @@ impl Found<'_> {
             scheduler: self.sampler,
             scheme: models.scheme,
             kept: models.kept.clone(),
+            smoothing: models.smoothing,
             synthetic: models.twin.checkpoint.is_synthetic(),
             models: Pair {
                 twin: model(&models.twin, fingerprints.twin),

@@ -5,7 +5,7 @@ use crate::cli::model::{self, Defaults};
 use crate::cli::models;
 use crate::error::Error;
 use crate::forecast::Model;
-use crate::quant::{Scheme, Selection};
+use crate::quant::{Scheme, Selection, SmoothingConfig};
 use crate::request::{Dtype, Precision, Request};
 use crate::validate::weights::check_twins;
 use crate::weights::checkpoint::Checkpoint;
@@ -26,6 +26,8 @@ pub struct Models {
     pub scheme: Scheme,
     /// Parts of the UNet that stay in floating point.
     pub kept: Vec<String>,
+    /// How it was smoothed, if it was.
+    pub smoothing: Option<SmoothingConfig>,
     /// Where the int8 weights are made as they are loaded.
     on_load: Option<Scheme>,
 }
@@ -70,6 +72,7 @@ impl Models {
                 defaults,
                 scheme,
                 kept: Selection::default().kept().to_vec(),
+                smoothing: None,
                 on_load: Some(scheme),
             });
         };
@@ -88,6 +91,7 @@ impl Models {
             defaults,
             scheme: stored.scheme,
             kept: stored.kept,
+            smoothing: stored.smoothing,
             on_load: None,
         })
     }

@@ -153,6 +153,10 @@ fn what(ledger: &Ledger) -> String {
         ledger.version,
         ledger.timestamp,
     );
+    words += &format!(" In floating point stay {}.", ledger.kept.join(", "));
+    if let Some(smoothing) = ledger.smoothing {
+        words += &format!(" Smoothed with α {}.", smoothing.alpha);
+    }
     if ledger.synthetic {
         words += " The weights are made up: memory and time are the model's, quality is not.";
     }
