@@ -4,6 +4,7 @@ use crate::cli::units::{
     NOTHING, bytes, change, columns, digits, grouped, or_nothing, percent, time,
 };
 use crate::observe::Stage;
+use crate::quant::Scheme;
 use crate::validate::ledger::{
     Bytes, Component, Judgement, Ledger, Pair, StagePeak, StageSpeed, Summary,
 };
@@ -436,15 +437,19 @@ fn layers(ledger: &Ledger) -> Vec<Vec<String>> {
 }
 
 fn layer_notes(ledger: &Ledger) -> String {
-    format!(
+    let mut notes = format!(
         "{} layers in int8. SQNR is the power of a layer's output over that of its error, on the twin's own \
          inputs, in {} steps of the first prompt. A layer that is too far off is mended by keeping it in \
-         floating point: `darkroom quantize --keep {}`. A largest input far above the typical one (root \
-         mean square) takes the int8 range from the rest of its row.",
+         floating point: `darkroom quantize --keep {}`.",
         ledger.layers.len(),
         ledger.layer_steps,
         ledger.layers[0].name
-    )
+    );
+    if ledger.scheme == Scheme::W8A8 {
+        notes += " A largest input far above the typical one (root mean square) takes the int8 range from \
+                  the rest of its row: `--smooth 0.5` moves it into the weights of linear layers.";
+    }
+    notes
 }
 
 fn speed(stage: &StageSpeed) -> Vec<String> {
