@@ -5,9 +5,7 @@ use crate::cli::units::{
 };
 use crate::observe::Stage;
 use crate::quant::Scheme;
-use crate::validate::ledger::{
-    Bytes, Component, Judgement, Ledger, Pair, StagePeak, StageSpeed, Summary,
-};
+use crate::validate::ledger::{Bytes, Component, Judgement, Ledger, Pair, StagePeak, Summary};
 use crate::validate::weights::Items;
 
 /// A part of the report.
@@ -43,7 +41,7 @@ pub fn markdown(blocks: &[Block]) -> String {
             };
             format!("{mark} {words}\n")
         }
-        Block::Words(words) => format!("{words}\n"),
+        Block::Words(words) => format!("{}\n", words.replace('\n', "\n\n")),
         Block::Table(rows) => {
             let mut out = row(&rows[0]);
             out += &format!("|---|{}\n", "---:|".repeat(rows[0].len() - 1));
@@ -57,41 +55,36 @@ pub fn markdown(blocks: &[Block]) -> String {
 /// The whole report.
 pub fn blocks(ledger: &Ledger) -> Vec<Block> {
     let heading = |words: &str| Block::Heading(words.to_owned());
-    let mut blocks = vec![Block::Heading(title(ledger)), Block::Words(what(ledger))];
-    blocks.push(heading("Memory of the weights"));
-    blocks.push(Block::Table(components(ledger)));
-    blocks.push(heading("The same to the byte"));
-    blocks.push(Block::Table(to_the_byte(ledger)));
-    blocks.push(heading("Heap at its highest"));
-    blocks.push(Block::Table(peaks(ledger)));
-    blocks.push(Block::Words(memory_notes(ledger)));
-    blocks.push(heading("Quality, beside the twin"));
-    blocks.push(Block::Table(quality(ledger)));
-    blocks.push(Block::Words(quality_notes(ledger)));
+    let mut blocks = vec![
+        Block::Heading(title(ledger)),
+        Block::Words(what(ledger)),
+        heading("Memory of the weights"),
+        Block::Table(components(ledger)),
+        heading("The same to the byte"),
+        Block::Table(to_the_byte(ledger)),
+        heading("Heap at its highest"),
+        Block::Table(peaks(ledger)),
+        Block::Words(memory_notes(ledger)),
+        heading("Quality, beside the twin"),
+        Block::Table(quality(ledger)),
+        Block::Words(quality_notes(ledger)),
+    ];
     if !ledger.layers.is_empty() {
-        blocks.push(heading("Layers, the worst first"));
-        blocks.push(Block::Table(layers(ledger)));
-        blocks.push(Block::Words(layer_notes(ledger)));
+        blocks.extend([
+            heading("Layers, the worst first"),
+            Block::Table(layers(ledger)),
+            Block::Words(layer_notes(ledger)),
+        ]);
     }
-    blocks.push(heading("Speed"));
-    blocks.push(Block::Table(ledger.speed.iter().fold(
-        vec![head([
-            "stage",
-            "twin p50",
-            "int8 p50",
-            "int8 / twin",
-            "interval",
-        ])],
-        |mut rows, stage| {
-            rows.push(speed(stage));
-            rows
+    blocks.extend([
+        heading("Speed"),
+        Block::Table(speed(ledger)),
+        heading("Verdict"),
+        match ledger.verdict.is_empty() {
+            true => Block::Words("no thresholds given".into()),
+            false => Block::Table(verdict(ledger)),
         },
-    )));
-    blocks.push(heading("Verdict"));
-    blocks.push(match ledger.verdict.is_empty() {
-        true => Block::Words("no thresholds given".into()),
-        false => Block::Table(verdict(ledger)),
-    });
+    ]);
     blocks
 }
 
@@ -115,7 +108,7 @@ fn head<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).into()
 }
 
-/// `micro in w8a8, beside its float twin`.
+/// `micro in w8a8, beside its unquantised twin`.
 fn title(ledger: &Ledger) -> String {
     let Pair { twin, int8 } = &ledger.models;
     let scheme = ledger.scheme.name();
@@ -154,9 +147,14 @@ fn what(ledger: &Ledger) -> String {
         ledger.version,
         ledger.timestamp,
     );
-    words += &format!(" In floating point stay {}.", ledger.kept.join(", "));
+    words += &format!("\nIn floating point stay {}.", ledger.kept.join(", "));
     if let Some(smoothing) = ledger.smoothing {
         words += &format!(" Smoothed with α {}.", smoothing.alpha);
+    }
+    let Pair { twin, int8 } = &ledger.models;
+    words += &format!("\nFiles of {}: {}.", twin.name, twin.fingerprint);
+    if twin.name != int8.name {
+        words += &format!("\nFiles of {}: {}.", int8.name, int8.fingerprint);
     }
     if ledger.synthetic {
         words += " The weights are made up: memory and time are the model's, quality is not.";
@@ -168,11 +166,11 @@ fn what(ledger: &Ledger) -> String {
 fn components(ledger: &Ledger) -> Vec<Vec<String>> {
     let mut rows = vec![head([
         "component",
-        "file",
-        "int8 file",
-        "twin",
+        "twin's file",
+        "int8's",
+        "twin's forecast",
         "measured",
-        "int8",
+        "int8's forecast",
         "measured",
         "saved",
         "share",
@@ -290,7 +288,13 @@ fn item_row(name: String, items: Items, memory: Bytes, beyond: Option<i64>) -> V
 
 fn peaks(ledger: &Ledger) -> Vec<Vec<String>> {
     let mut rows = vec![head([
-        "stage", "twin", "measured", "int8", "measured", "saved", "share",
+        "stage",
+        "twin's forecast",
+        "measured",
+        "int8's forecast",
+        "measured",
+        "saved",
+        "share",
     ])];
     let row = |StagePeak { stage, peak }: &StagePeak| {
         let mut row = vec![stage.name().to_owned()];
@@ -452,21 +456,27 @@ fn layer_notes(ledger: &Ledger) -> String {
     notes
 }
 
-fn speed(stage: &StageSpeed) -> Vec<String> {
-    vec![
-        stage.stage.clone(),
-        time(stage.times.twin.p50_ms),
-        time(stage.times.int8.p50_ms),
-        format!("{:.3} ({})", stage.ratio, change(stage.ratio - 1.0)),
-        or_nothing(stage.interval, |i| {
-            format!(
-                "{:.3} to {:.3} ({:.0} %)",
-                i.low,
-                i.high,
-                i.confidence * 100.0
-            )
-        }),
-    ]
+fn speed(ledger: &Ledger) -> Vec<Vec<String>> {
+    let mut rows = vec![head([
+        "stage",
+        "twin p50",
+        "int8 p50",
+        "int8 / twin",
+        "interval",
+    ])];
+    rows.extend(ledger.speed.iter().map(|stage| {
+        vec![
+            stage.stage.clone(),
+            time(stage.times.twin.p50_ms),
+            time(stage.times.int8.p50_ms),
+            format!("{:.3} ({})", stage.ratio, change(stage.ratio - 1.0)),
+            or_nothing(stage.interval, |i| {
+                let confidence = i.confidence * 100.0;
+                format!("{:.3} to {:.3} ({confidence:.0} %)", i.low, i.high)
+            }),
+        ]
+    }));
+    rows
 }
 
 fn verdict(ledger: &Ledger) -> Vec<Vec<String>> {
