@@ -101,7 +101,8 @@ impl Bench {
             let vb = self.weights(&[outputs, inputs, 3, 3], scheme)?;
             let layer = Conv2d::load(inputs, outputs, 3, vb)?;
             let name = scheme.map_or("f16", Scheme::name);
-            let what = format!("conv2d {name} {batch}x{edge}x{edge}x{inputs}->{outputs} | candle f16");
+            let what =
+                format!("conv2d {name} {batch}x{edge}x{edge}x{inputs}->{outputs} | candle f16");
             let theirs = || nchw.conv2d(&weight, 1, 1, 1, 1);
             self.line(&what, flops, &|| layer.forward(&image), &theirs)?;
         }
@@ -155,7 +156,11 @@ impl Bench {
 
         let gated = self.randn(&[batch * edge * edge, 8 * channels])?;
         self.line(
-            &format!("geglu {}x{} | candle f16", batch * edge * edge, 4 * channels),
+            &format!(
+                "geglu {}x{} | candle f16",
+                batch * edge * edge,
+                4 * channels
+            ),
             6.0 * 4.0 * values,
             &|| ops::geglu(Reads::Float, &gated),
             &|| {

@@ -160,10 +160,10 @@ struct Measured {
 fn measure(how: How<'_>, models: &Models, requests: &[Request]) -> anyhow::Result<Measured> {
     let mut tape = Tape::new()?;
     let (mut twin, pipeline) = load(how, &models.twin, &requests[0])?;
-    for line in pipeline.prompt_cut(&requests[0])? {
-        warn(line);
-    }
     for (i, request) in requests.iter().enumerate() {
+        if request.seed == requests[0].seed {
+            pipeline.prompt_cut(request)?.iter().for_each(warn);
+        }
         let picture = twin.draw(how, &pipeline, request, &mut Keep(&mut tape))?;
         tape.keep(&picture)?;
         tell(how, "twin", i, requests.len(), &twin);
