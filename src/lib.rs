@@ -22,7 +22,7 @@
 //! Dependencies point one way: `cli` → [`pipeline`] → stages ([`conditioning`], [`denoise`], [`vae`])
 //! → networks ([`clip`], [`unet`]) → [`ops`]. [`request`], [`error`], [`config`], [`observe`] and
 //! [`measure`] stand beside them; [`weights`] and [`quant`] give the networks their tensors. [`forecast`]
-//! walks the same stages by shape alone. Numbers are diffusers' own: `tests/exact.rs` compares every stage
+//! walks the same stages by shape alone, and [`validate`] compares an int8 run with its twin. Numbers are diffusers' own: `tests/exact.rs` compares every stage
 //! with it.
 
 pub mod cli;
@@ -50,4 +50,5 @@ pub mod scheduler;
 pub mod tokenizer;
 pub mod unet;
 pub mod vae;
+pub mod validate;
 pub mod weights;

@@ -16,7 +16,7 @@ use crate::denoise::{Guidance, Noise, denoise, draw};
 use crate::error::{Error, Result};
 use crate::finite::check_finite;
 use crate::observe::{Event, Observer, Stage, stage, step};
-use crate::quant::{OnLoad, Stored};
+use crate::quant::{OnLoad, Scheme, Stored};
 use crate::request::{Dtype, Precision, Request, Rng};
 use crate::rng::{Philox, TorchCpu};
 use crate::scheduler::{Schedule, ScheduleOptions, SchedulerConfig};
@@ -70,22 +70,7 @@ impl Pipeline {
             }
             let unet = step(observer, Stage::Load, steps - 2, |_| {
                 let dtype = precision.unet.candle();
-                let weights = checkpoint.backend(Component::Unet)?;
-                let stored = checkpoint.quantisation()?;
-                let weights: Box<dyn SimpleBackend> = match (stored, precision.quant) {
-                    (None, None) => weights,
-                    (None, Some(scheme)) => Box::new(OnLoad::new(weights, scheme)),
-                    (Some(stored), None) => Box::new(Stored {
-                        inner: weights,
-                        scheme: stored.scheme,
-                    }),
-                    (Some(stored), Some(_)) => {
-                        return Err(Error::Request(format!(
-                            "this model is quantised already, as {}: leave --quant out",
-                            stored.scheme.name()
-                        )));
-                    }
-                };
+                let weights = unet_weights(checkpoint, precision.quant)?;
                 let vb = VarBuilder::from_backend(weights, dtype, device.clone());
                 Unet::load(unet_config, vb)
             })?;
@@ -337,6 +322,28 @@ impl Pipeline {
             Ok(Tensor::cat(&images, 0)?)
         })
     }
+}
+
+/// The UNet's weights as a network takes them: those of the files, or int8 made of them.
+pub(crate) fn unet_weights(
+    checkpoint: &Checkpoint,
+    quant: Option<Scheme>,
+) -> Result<Box<dyn SimpleBackend>> {
+    let inner = checkpoint.backend(Component::Unet)?;
+    Ok(match (checkpoint.quantisation()?, quant) {
+        (None, None) => inner,
+        (None, Some(scheme)) => Box::new(OnLoad::new(inner, scheme)),
+        (Some(stored), None) => Box::new(Stored {
+            inner,
+            scheme: stored.scheme,
+        }),
+        (Some(stored), Some(_)) => {
+            return Err(Error::Request(format!(
+                "this model is quantised already, as {}: leave --quant out",
+                stored.scheme.name()
+            )));
+        }
+    })
 }
 
 /// The type that the VAE is run in. SDXL's own overflows in f16; its config says so, and the

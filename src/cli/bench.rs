@@ -13,7 +13,7 @@ mod table;
 mod trace;
 
 use std::cell::Cell;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use anyhow::Context;
@@ -31,11 +31,12 @@ use crate::scheduler::SchedulerKind;
 
 use super::failure::say;
 use super::interrupt::Interrupt;
+use super::json_lines::JsonLines;
+use super::plot::Format;
 use super::{model, models, stdout, threads, whole_file};
 pub use args::Args;
 use args::{By, Command, RunArgs};
 use expect::Expectation;
-use file::Lines;
 use measure::{How, Measured, measure, recorded};
 use plan::Plan;
 
@@ -56,17 +57,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 /// What can go wrong without the networks goes wrong before they are loaded; what is measured before
 /// a failure is kept.
 fn bench(args: &RunArgs) -> anyhow::Result<()> {
-    threads::set(args.threads)?;
+    threads::set(args.machine.threads)?;
     check_files(args)?;
-    let lines = Lines::begin(args.json.as_deref(), args.force)?;
-    let manifest = models::manifest(args.weights.as_deref())?;
+    let lines = JsonLines::begin(args.json.as_deref(), args.force)?;
+    let manifest = models::manifest(args.machine.weights.as_deref())?;
     let found = model::find(manifest, &args.model)?;
     let name = found.name().to_owned();
     let defaults = found.defaults()?;
-    let device = args.device.open()?;
+    let device = args.machine.device.open()?;
     let precision = args.precision(&device);
     let half = precision.vae == Dtype::F16;
-    let checkpoint = found.checkpoint(half, args.offline, args.quiet)?;
+    let checkpoint = found.checkpoint(half, args.machine.offline, args.quiet)?;
     let machine = Machine::look();
     let plans = plan::plans(
         args,
@@ -132,18 +133,9 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
 /// Refuses what could not be written at the end.
 fn check_files(args: &RunArgs) -> Result<()> {
     let files = [&args.json, &args.plot, &args.trace].map(|file| file.as_deref());
-    let named: Vec<&Path> = files.into_iter().flatten().collect();
-    let same: Vec<PathBuf> = named.iter().map(|path| whole_file::place(path)).collect();
-    for (i, path) in named.iter().enumerate() {
-        if same[..i].contains(&same[i]) {
-            return Err(Error::file(
-                path,
-                "is to be two files: give each its own name",
-            ));
-        }
-    }
+    whole_file::check_distinct(&files.into_iter().flatten().collect::<Vec<_>>())?;
     if let Some(path) = &args.plot {
-        plot::Format::of(path)?;
+        Format::of(path)?;
     }
     let drawn: [Option<&PathBuf>; 2] = [args.plot.as_ref(), args.trace.as_ref()];
     let mut drawn = drawn.into_iter().flatten();
@@ -163,7 +155,7 @@ struct Session<'a> {
     load: StageRun,
     /// Names of what was loaded.
     components: Vec<&'static str>,
-    lines: Lines,
+    lines: JsonLines,
     runs: Vec<Run>,
     /// Of loading, then of each run.
     timelines: Vec<Timeline>,

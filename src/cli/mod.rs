@@ -8,15 +8,19 @@ mod failure;
 mod generate;
 mod inspect;
 mod interrupt;
+mod json_lines;
 mod man;
 mod model;
 mod models;
 mod plan;
+mod plot;
 mod progress;
 mod quantize;
+mod run_args;
 mod stdout;
 mod threads;
 mod units;
+mod validate;
 mod whole_file;
 
 use std::process::ExitCode;
@@ -48,6 +52,8 @@ enum Command {
     Plan(plan::Args),
     /// Measure a model: time and memory by stage, beside what they should be
     Bench(Box<bench::Args>),
+    /// Say what int8 weights save and what they cost, beside the unquantised model
+    Validate(Box<validate::Args>),
     /// Show how an image was made
     Inspect(inspect::Args),
     /// List the models known by name, or fetch one
@@ -67,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Quantize(args) => quantize::run(args),
         Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(*args),
+        Command::Validate(args) => validate::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Models(args) => models::run(args),
         Command::Doctor(args) => doctor::run(&args),

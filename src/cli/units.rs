@@ -36,6 +36,19 @@ pub fn digits(number: f64) -> String {
     }
 }
 
+/// `2,567,463,684`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
 /// What is not known.
 pub const NOTHING: &str = "-";
 

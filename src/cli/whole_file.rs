@@ -40,12 +40,26 @@ fn or_here(folder: &Path) -> &Path {
 }
 
 /// Where `path` lies, told by its folder's one true name: two ways to write a path are one file.
-pub fn place(path: &Path) -> PathBuf {
+fn place(path: &Path) -> PathBuf {
     let folder = folder_of(path).canonicalize();
     match (folder, path.file_name()) {
         (Ok(folder), Some(name)) => folder.join(name),
         _ => path.to_owned(),
     }
+}
+
+/// Fails if two of the files that are to be written are one.
+pub fn check_distinct(paths: &[&Path]) -> Result<()> {
+    let places: Vec<PathBuf> = paths.iter().map(|path| place(path)).collect();
+    for (i, path) in paths.iter().enumerate() {
+        if places[..i].contains(&places[i]) {
+            return Err(Error::file(
+                path,
+                "is to be two files: give each its own name",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Fails if `path` could not be written at the end of the work: its folder takes no files, or its

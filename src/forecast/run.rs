@@ -67,6 +67,7 @@ pub fn walk(model: &Model, request: &Request, threads: usize) -> Result<Forecast
     }
     let latents = run.denoise(&prepared, clean.as_ref());
     done(Stage::Denoise, &run.heap);
+    drop((prepared, clean)); // `Pipeline::latents` ends here
     let pixels = run.decode(&latents);
     done(Stage::VaeDecode, &run.heap);
     run.post_process(pixels);

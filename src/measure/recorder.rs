@@ -48,6 +48,17 @@ pub struct StageMemory {
     pub end: usize,
 }
 
+impl StageMemory {
+    /// What each of its steps left, in bytes.
+    pub fn left_by_steps(&self) -> Vec<i64> {
+        let before = [&[self.begin], &self.after_steps[..]].concat();
+        let steps = before.iter().zip(&self.after_steps);
+        steps
+            .map(|(before, after)| *after as i64 - *before as i64)
+            .collect()
+    }
+}
+
 /// Operations of one kind and size together.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Total {

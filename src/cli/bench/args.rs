@@ -8,11 +8,10 @@ use candle_core::Device;
 use clap::ValueEnum;
 
 use super::compare;
-use crate::cli::generate::{quant, scheduler};
-use crate::device::{self, DeviceChoice};
+use crate::cli::generate::quant;
+use crate::cli::run_args::{MachineArgs, WorkArgs, size};
 use crate::quant::Scheme;
 use crate::request::{Precision, Size};
-use crate::scheduler::SchedulerKind;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -71,38 +70,12 @@ pub struct RunArgs {
     )]
     pub batch: Vec<Batch>,
 
-    /// Denoising steps [default: the model's]
-    #[arg(long, value_name = "N", help_heading = "Work")]
-    pub steps: Option<usize>,
-
-    /// Guidance scale; off at 1 and below [default: the model's]
-    #[arg(
-        long,
-        value_name = "X",
-        help_heading = "Work",
-        allow_negative_numbers = true
-    )]
-    pub guidance: Option<f64>,
-
-    /// Sampler [default: the model's]
-    #[arg(long, value_name = "NAME", help_heading = "Work", value_parser = scheduler())]
-    pub scheduler: Option<SchedulerKind>,
-
-    /// f32, bf16 or f16, or by component: text=f32,unet=bf16,vae=f32 [default: f32, on a GPU f16]
-    #[arg(long, value_name = "TYPE", help_heading = "Work")]
-    pub dtype: Option<Precision>,
+    #[command(flatten)]
+    pub work: WorkArgs,
 
     /// Int8 weights of the UNet, with int8 or float activations [default: none]
     #[arg(long, value_name = "SCHEME", help_heading = "Work", value_parser = quant())]
     pub quant: Option<Scheme>,
-
-    /// Decode in overlapping tiles of N latents
-    #[arg(long, value_name = "N", help_heading = "Work")]
-    pub vae_tile: Option<usize>,
-
-    /// Seed of the noise
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Work")]
-    pub seed: u64,
 
     /// Measured repeats of each run
     #[arg(
@@ -132,21 +105,8 @@ pub struct RunArgs {
     )]
     pub by: Vec<By>,
 
-    /// auto, cpu, cuda or cuda:N
-    #[arg(long, value_name = "DEVICE", help_heading = "Machine", default_value_t)]
-    pub device: DeviceChoice,
-
-    /// CPU threads [default: one a core]
-    #[arg(long, value_name = "N", help_heading = "Machine")]
-    pub threads: Option<NonZeroUsize>,
-
-    /// Take models from the cache only
-    #[arg(long, help_heading = "Machine")]
-    pub offline: bool,
-
-    /// More models, in the form of darkroom's weights.toml
-    #[arg(long, value_name = "FILE", help_heading = "Machine")]
-    pub weights: Option<PathBuf>,
+    #[command(flatten)]
+    pub machine: MachineArgs,
 
     /// Write every figure, one JSON object a line, one line a run; `-` prints them in the tables' place
     #[arg(long, value_name = "FILE", help_heading = "Output")]
@@ -174,7 +134,7 @@ impl RunArgs {
     pub fn precision(&self, device: &Device) -> Precision {
         Precision {
             quant: self.quant,
-            ..self.dtype.unwrap_or_else(|| device::precision(device))
+            ..self.work.precision(device)
         }
     }
 }
@@ -211,36 +171,12 @@ pub enum By {
     Step,
 }
 
-/// One edge of a square, or both.
-fn size(text: &str) -> Result<Size, String> {
-    match text.parse() {
-        Ok(edge) => Ok(Size {
-            height_px: edge,
-            width_px: edge,
-        }),
-        Err(_) => text
-            .parse()
-            .map_err(|_| "neither an edge such as 512 nor HEIGHTxWIDTH such as 512x768".into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_batches_are_read_or_refused() {
-        let of = |height_px, width_px| {
-            Ok(Size {
-                height_px,
-                width_px,
-            })
-        };
-        assert_eq!(size("512"), of(512, 512));
-        assert_eq!(size("512x768"), of(512, 768));
-        for bad in ["", "x", "512x", "-8"] {
-            assert!(size(bad).is_err(), "{bad}");
-        }
+    fn batches_are_read_or_refused() {
         assert_eq!("auto".parse(), Ok(Batch::Auto));
         assert_eq!("4".parse(), Ok(Batch::Of(4)));
         for bad in ["many", "0", "-1"] {

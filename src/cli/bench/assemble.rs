@@ -97,14 +97,7 @@ fn median_gpu(records: &[&StageRecord]) -> Option<GpuStage> {
 
 /// What each step of loading left in memory.
 pub fn components(load: &StageRun, names: &[&str], forecast: &Forecast) -> Vec<Component> {
-    let memory = load.memory.as_ref();
-    let before = |i: usize| {
-        let memory = memory?;
-        Some(match i.checked_sub(1) {
-            Some(before) => *memory.after_steps.get(before)?,
-            None => memory.begin,
-        })
-    };
+    let left = load.memory.as_ref().map(StageMemory::left_by_steps);
     names
         .iter()
         .enumerate()
@@ -112,9 +105,7 @@ pub fn components(load: &StageRun, names: &[&str], forecast: &Forecast) -> Vec<C
             let forecast = forecast.components.iter().find(|c| c.name == *name);
             Component {
                 name: (*name).to_owned(),
-                bytes: before(i + 1)
-                    .zip(before(i))
-                    .map(|(after, before)| after as i64 - before as i64),
+                bytes: left.as_ref().and_then(|left| left.get(i)).copied(),
                 forecast_bytes: forecast.map_or(0, |c: &ComponentForecast| c.bytes),
             }
         })

@@ -1,68 +1,11 @@
 //! Files of runs: one JSON object a line, one line a run.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
-use crate::cli::{stdout, whole_file};
 use crate::error::{Error, Result};
 use crate::measure::record::{Run, SCHEMA, Times};
-
-/// Where the lines of a benchmark go.
-pub struct Lines {
-    place: Place,
-    text: String,
-}
-
-enum Place {
-    Nowhere,
-    Stdout,
-    File { path: PathBuf, replace: bool },
-}
-
-impl Lines {
-    /// To `path`, to standard output where it is `-`, to nowhere without one; what could not be
-    /// written at the end is refused now.
-    pub fn begin(path: Option<&Path>, force: bool) -> Result<Self> {
-        let place = match path {
-            None => Place::Nowhere,
-            Some(path) if path == Path::new("-") => Place::Stdout,
-            Some(path) => {
-                whole_file::check(path, force)?;
-                Place::File {
-                    path: path.to_owned(),
-                    replace: force,
-                }
-            }
-        };
-        Ok(Self {
-            place,
-            text: String::new(),
-        })
-    }
-
-    /// Whether standard output is taken.
-    pub fn to_stdout(&self) -> bool {
-        matches!(self.place, Place::Stdout)
-    }
-
-    /// Adds a run. The file is written anew with each, so that whatever ends the program later leaves
-    /// the runs before.
-    pub fn push(&mut self, run: &Run) -> anyhow::Result<()> {
-        let line = serde_json::to_string(run)?;
-        match &mut self.place {
-            Place::Nowhere => Ok(()),
-            Place::Stdout => stdout::line(line),
-            Place::File { path, replace } => {
-                self.text.push_str(&line);
-                self.text.push('\n');
-                whole_file::write(path, *replace, self.text.as_bytes())?;
-                *replace = true; // from now on it is ours
-                Ok(())
-            }
-        }
-    }
-}
 
 /// The runs of a file, and what was passed over, in words.
 pub struct Contents {

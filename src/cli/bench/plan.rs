@@ -61,15 +61,9 @@ fn request(
     size: Size,
     count: usize,
 ) -> Request {
-    let steps = args.steps.unwrap_or(defaults.steps);
-    let guidance = args.guidance.unwrap_or(defaults.guidance);
+    let work = &args.work;
     Request {
         count,
-        seed: args.seed,
-        scheduler: args.scheduler.or(defaults.scheduler),
-        timestep_spacing: defaults.timestep_spacing,
-        precision,
-        vae_tile: args.vae_tile,
-        ..Request::new(name, &args.prompt, size, steps, guidance)
+        ..work.request(name, &args.prompt, defaults, size, precision)
     }
 }

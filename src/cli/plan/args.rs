@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use crate::cli::generate::quant;
 use crate::cli::model::{DEFAULT_MODEL, Defaults};
+use crate::cli::run_args::size;
 use crate::forecast::device::{Device, GPUS};
 use crate::quant::Scheme;
 use crate::request::{Precision, Request, Size};
@@ -112,17 +113,6 @@ impl Args {
     }
 }
 
-/// `1024x768`, or `1024` for a square.
-fn size(text: &str) -> Result<Size, String> {
-    match text.parse() {
-        Ok(edge) => Ok(Size {
-            height_px: edge,
-            width_px: edge,
-        }),
-        Err(_) => text.parse(),
-    }
-}
-
 /// Images at once, as typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Batch {
@@ -208,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amounts_sizes_and_devices_are_read_or_refused() {
+    fn amounts_batches_and_devices_are_read_or_refused() {
         for (text, bytes) in [
             ("1024", 1024),
             ("24GiB", 24 << 30),
@@ -221,13 +211,6 @@ mod tests {
         for bad in ["", "GiB", "-1GiB", "12 apples", "nan", "0"] {
             assert!(bad.parse::<Memory>().is_err(), "{bad}");
         }
-        let square = Size {
-            height_px: 64,
-            width_px: 64,
-        };
-        assert_eq!(size("64"), Ok(square));
-        assert_eq!(size("64x64"), Ok(square));
-        assert!(size("64x").is_err());
         assert!("auto".parse::<Batch>() == Ok(Batch::Auto) && "x".parse::<Batch>().is_err());
         assert!(matches!("rtx-4090".parse(), Ok(Place::Gpu(_))));
         let error = "abacus".parse::<Place>().expect_err("not in the table");

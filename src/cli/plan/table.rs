@@ -1,7 +1,7 @@
 //! The plan as people read it.
 
 use super::report::Fit;
-use crate::cli::units::{NOTHING, bytes, columns, digits, or_nothing, time};
+use crate::cli::units::{NOTHING, bytes, columns, digits, grouped, or_nothing, time};
 use crate::forecast::roofline::Limit;
 use crate::forecast::{Forecast, MemoryForecast, StageForecast};
 use crate::request::Request;
@@ -66,19 +66,6 @@ fn components(forecast: &Forecast) -> Vec<Vec<String>> {
         bytes(total),
     ]);
     rows
-}
-
-/// `2,567,463,684`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 /// The stages; their times where there is one device.
