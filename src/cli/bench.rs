@@ -5,7 +5,7 @@ mod assemble;
 mod by_op;
 mod compare;
 mod expect;
-mod file;
+pub mod file;
 mod measure;
 mod plan;
 mod plot;
@@ -32,6 +32,7 @@ use crate::scheduler::SchedulerKind;
 
 use super::failure::say;
 use super::interrupt::Interrupt;
+use super::plot::Format;
 use super::{model, models, stdout, threads, whole_file};
 pub use args::Args;
 use args::{By, Command, RunArgs};
@@ -141,7 +142,7 @@ fn check_files(args: &RunArgs) -> Result<()> {
         }
     }
     if let Some(path) = &args.plot {
-        plot::Format::of(path)?;
+        Format::of(path)?;
     }
     let drawn: [Option<&PathBuf>; 2] = [args.plot.as_ref(), args.trace.as_ref()];
     let mut drawn = drawn.into_iter().flatten();

@@ -1,6 +1,8 @@
 //! The commands. What was typed stands in clap's structures, what it means in the library's types.
 
+mod advise;
 mod bench;
+mod claims;
 mod completions;
 mod doctor;
 mod dump;
@@ -12,6 +14,7 @@ mod man;
 mod model;
 mod models;
 mod plan;
+mod plot;
 mod progress;
 mod quantize;
 mod stdout;
@@ -48,6 +51,10 @@ enum Command {
     Plan(plan::Args),
     /// Measure a model: time and memory by stage, beside what they should be
     Bench(Box<bench::Args>),
+    /// Put a white paper's numbers beside what they should be and what was measured
+    Claims(claims::Args),
+    /// Choose a GPU for a workload: latency, dollars and joules per image
+    Advise(Box<advise::Args>),
     /// Show how an image was made
     Inspect(inspect::Args),
     /// List the models known by name, or fetch one
@@ -67,6 +74,8 @@ pub fn main() -> ExitCode {
         Command::Quantize(args) => quantize::run(args),
         Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(*args),
+        Command::Claims(args) => claims::run(&args),
+        Command::Advise(args) => advise::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Models(args) => models::run(args),
         Command::Doctor(args) => doctor::run(&args),

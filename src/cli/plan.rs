@@ -10,7 +10,7 @@ use crate::forecast::{Forecast, Model, forecast, largest_batch, ways_out};
 use crate::request::{Dtype, Request};
 
 use super::{model, models, stdout, threads};
-pub use args::Args;
+pub use args::{Args, size};
 use args::{Batch, Place};
 use report::{Fit, Report};
 

@@ -74,6 +74,11 @@ pub struct Contents {
 /// error that names its line.
 pub fn read(path: &Path) -> Result<Contents> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
+    parse(path, &text)
+}
+
+/// The same of a text that `path` names.
+pub fn parse(path: &Path, text: &str) -> Result<Contents> {
     let mut contents = Contents {
         runs: Vec::new(),
         skipped: Vec::new(),

@@ -113,7 +113,7 @@ impl Args {
 }
 
 /// `1024x768`, or `1024` for a square.
-fn size(text: &str) -> Result<Size, String> {
+pub fn size(text: &str) -> Result<Size, String> {
     match text.parse() {
         Ok(edge) => Ok(Size {
             height_px: edge,

@@ -2,11 +2,11 @@
 
 use plotters::backend::DrawingBackend;
 
-use super::canvas::{
+use crate::cli::bench::Timeline;
+use crate::cli::plot::canvas::{
     Anchor, BLACK, Canvas, Drawn, FORECAST, Frame, GREY, LIGHT, MEASURED, PALE, WEIGHTS,
     round_numbers,
 };
-use crate::cli::bench::Timeline;
 use crate::cli::units::{bytes, time};
 use crate::measure::record::Run;
 use crate::measure::recorder::{Span, SpanKind};

@@ -2,7 +2,9 @@
 
 use plotters::backend::DrawingBackend;
 
-use super::canvas::{Anchor, BLACK, Canvas, Drawn, FORECAST, Frame, GREY, MEASURED, round_numbers};
+use crate::cli::plot::canvas::{
+    Anchor, BLACK, Canvas, Drawn, FORECAST, Frame, GREY, MEASURED, round_numbers,
+};
 use crate::cli::units::time;
 use crate::measure::record::{Run, StageRun};
 
