@@ -156,7 +156,7 @@ fn the_table_and_the_record_agree() {
         "4.9 ×",
         "5.00 ×",
         "arithmetic error, +2.0 %",
-        "not measured here: no command: darkroom does not train",
+        "to measure it: no command: darkroom does not train",
         "2 claims: 2 arithmetic error",
         "measured on: AMD EPYC, 2 threads",
     ] {

@@ -28,8 +28,10 @@ pub enum Unit {
     Joules,
     /// 10⁹ weights.
     Billions,
-    /// CUDA kernels or operations.
+    /// CUDA kernels.
     Kernels,
+    /// Of the networks.
+    Operations,
     /// GPUs.
     Gpus,
 }
@@ -49,7 +51,8 @@ impl Unit {
             Self::Steps => format!("{number} steps"),
             Self::Joules => format!("{number} J"),
             Self::Billions => format!("{number} B"),
-            Self::Kernels => format!("{number} kernels"),
+            Self::Kernels => format!("{number} kernel"),
+            Self::Operations => format!("{number} operations"),
             Self::Gpus => format!("{number} GPUs"),
         }
     }
@@ -59,7 +62,7 @@ impl Unit {
         match self {
             Self::Seconds if value < 1e-3 => format!("{} µs", digits(value * 1e6)),
             Self::Seconds if value < 0.1 => format!("{} ms", digits(value * 1e3)),
-            Self::Images | Self::Steps | Self::Kernels | Self::Gpus => {
+            Self::Images | Self::Steps | Self::Kernels | Self::Operations | Self::Gpus => {
                 self.label(&format!("{value:.0}"))
             }
             _ => self.label(&digits(value)),

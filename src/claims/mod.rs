@@ -26,7 +26,7 @@ pub mod published;
 pub mod verdict;
 
 use crate::error::{Error, Result};
-use figure::{Figure, Stated};
+use figure::{Bearing, Figure, Stated};
 use grounds::Grounds;
 pub use ledger::LEDGER;
 use verdict::Verdict;
@@ -94,9 +94,10 @@ impl Point {
         }
     }
 
-    /// Whether this engine measured a figure of it.
+    /// Whether this engine measured it under the white paper's conditions.
     pub fn is_measured(&self) -> bool {
-        self.figures.iter().any(Figure::is_measured)
+        let under = |figure: &Figure| figure.is_measured() && figure.bearing != Bearing::Context;
+        self.figures.iter().any(under)
     }
 }
 

@@ -9,7 +9,8 @@
 //!    [`AGREES`]: reproduced. All on one side: contradicted by the nearest. On both sides: not
 //!    testable, since a free condition decides.
 //! 4. There is room for what is stated, by plan: reproduced.
-//! 5. Else not testable here, for want of what the point names.
+//! 5. Else not testable here, for want of what the point names; the first figure in the same unit, which a
+//!    check puts first as the most alike, is told beside it.
 
 use serde::Serialize;
 
@@ -32,8 +33,8 @@ pub enum Verdict {
     NotTestable {
         /// What is missing.
         why: String,
-        /// Of the figures in the same unit, the one that comes nearest.
-        nearest: Option<Figure>,
+        /// What is told beside it.
+        beside: Option<Figure>,
     },
     /// Another figure or a bound excludes it.
     Contradicted {
@@ -50,11 +51,12 @@ pub enum Verdict {
 impl Verdict {
     /// Judges a stated number; `why` says what is missing where nothing decides.
     pub fn of(stated: Option<Stated>, figures: &[Figure], why: &str) -> Self {
+        let untestable = |beside: Option<&Figure>| Self::NotTestable {
+            why: why.to_owned(),
+            beside: beside.cloned(),
+        };
         let Some(stated) = stated else {
-            return Self::NotTestable {
-                why: why.to_owned(),
-                nearest: None,
-            };
+            return untestable(figures.first());
         };
         let value = stated.value();
         let distance = |figure: &&Figure| (figure.value / value).ln().abs();
@@ -84,19 +86,14 @@ impl Verdict {
                 false if above == 0 || above == of(Bearing::Same).count() => {
                     Self::Contradicted { by }
                 }
-                false => Self::NotTestable {
-                    why: why.to_owned(),
-                    nearest: Some(by),
-                },
+                false => untestable(Some(&by)),
             };
         }
         if let Some(by) = nearest(Bearing::Room).cloned() {
             return Self::Reproduced { by };
         }
-        Self::NotTestable {
-            why: why.to_owned(),
-            nearest: nearest(Bearing::Context).cloned(),
-        }
+        let mut alike = of(Bearing::OwnArithmetic).chain(of(Bearing::Context));
+        untestable(alike.next().or(figures.first()))
     }
 
     /// From the mildest to the gravest.
@@ -119,31 +116,34 @@ impl Verdict {
         }
     }
 
-    /// The figure that decided, or came nearest.
+    /// The figure that decided, or is told beside.
     pub fn figure(&self) -> Option<&Figure> {
         match self {
             Self::Reproduced { by } | Self::Contradicted { by } | Self::ArithmeticError { by } => {
                 Some(by)
             }
-            Self::NotTestable { nearest, .. } => nearest.as_ref(),
+            Self::NotTestable { beside, .. } => beside.as_ref(),
         }
     }
 
     /// How far that figure is from what was stated, in words.
     pub fn difference(&self, stated: Option<Stated>) -> Option<String> {
         let (stated, figure) = stated.zip(self.figure())?;
-        Some(stated.unit.difference(stated.value(), figure.value))
+        let same = stated.unit == figure.unit;
+        same.then(|| stated.unit.difference(stated.value(), figure.value))
     }
 
     /// The verdict in a sentence with its numbers.
     pub fn words(&self, stated: Option<Stated>) -> String {
         let figure = self.figure().map(|f| {
-            let off = self.difference(stated).unwrap_or_default();
-            format!("{} = {} ({off}; {})", f.what, f.words(), f.basis.words())
+            let off = self
+                .difference(stated)
+                .map_or_else(String::new, |off| format!("{off}; "));
+            format!("{} = {} ({off}{})", f.what, f.words(), f.basis.words())
         });
         match (self, figure) {
             (Self::NotTestable { why, .. }, Some(figure)) => {
-                format!("not testable here: {why}; nearest: {figure}")
+                format!("not testable here: {why}; beside it: {figure}")
             }
             (Self::NotTestable { why, .. }, None) => format!("not testable here: {why}"),
             (Self::ArithmeticError { .. }, Some(figure)) => {
@@ -184,13 +184,21 @@ mod tests {
                 Some("+2.0 %"),
             ),
             // Within rounding, arithmetic decides nothing.
-            (&[(4.94, OwnArithmetic)], "not testable here", None),
+            (
+                &[(4.94, OwnArithmetic)],
+                "not testable here",
+                Some("+0.8 %"),
+            ),
             (
                 &[(4.94, OwnArithmetic), (3.0, AtMost)],
                 "contradicted",
                 Some("-38.8 %"),
             ),
-            (&[(3.0, AtLeast), (9.8, AtMost)], "not testable here", None),
+            (
+                &[(3.0, AtLeast), (9.8, AtMost)],
+                "not testable here",
+                Some("-38.8 %"),
+            ),
             (&[(9.8, AtLeast)], "contradicted", Some("+100.0 %")),
             (&[(5.3, Same), (50.0, Same)], "reproduced", Some("+8.2 %")),
             (
@@ -230,7 +238,8 @@ mod tests {
     fn a_figure_in_another_unit_never_judges() {
         let seconds = Figure::arithmetic("it", 9.0, Unit::Seconds).bears(Bearing::OwnArithmetic);
         let verdict = Verdict::of(Some(STATED), &[seconds], "nobody knows");
-        assert_eq!(verdict.figure(), None);
+        assert_eq!(verdict.name(), "not testable here");
+        assert_eq!(verdict.difference(Some(STATED)), None);
     }
 
     #[test]

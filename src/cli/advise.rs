@@ -25,7 +25,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let found = model::find(manifest, &args.model)?;
     let workload = args.workload(found.name(), &found.defaults()?);
     let model = Model::of(&found.configs(false)?)?;
-    let calibrations = calibrations()?;
+    let mut calibrations = calibrations()?;
+    calibrations.retain(|c| workload.precisions.contains(&c.precision));
     let advice = advise(&model, &workload, &calibrations)?;
     if advice.cheapest().is_none() {
         bail!(unsatisfied(&advice, &workload));

@@ -174,11 +174,13 @@ mod tests {
             panic!("two figures")
         };
         // 1 s for 2 s: half too short. By the other's factor 8: 8 s for 2 s. By both: 4 s.
-        assert_eq!((first.raw_error, first.left_out_error), (-0.5, Some(3.0)));
+        let near =
+            |error: Option<f64>, wanted: f64| error.is_some_and(|e| (e - wanted).abs() < 1e-9);
+        assert!(first.raw_error == -0.5 && near(first.left_out_error, 3.0));
         assert!((first.fitted_error - 1.0).abs() < 1e-12);
         // By the first's factor 2: 2 s for 8 s.
-        assert_eq!(second.left_out_error, Some(-0.75));
-        assert_eq!(calibration.largest_error(), 3.0);
+        assert!(near(second.left_out_error, -0.75));
+        assert!(near(Some(calibration.largest_error()), 3.0));
         let alone = Calibration::of(Arithmetic::Half, &pairs[..1]);
         assert_eq!(alone.checked[0].left_out_error, None);
     }

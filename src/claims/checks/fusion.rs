@@ -37,12 +37,12 @@ pub fn w6(grounds: &Grounds) -> Result<Vec<Point>> {
         Figure::arithmetic(
             "operations of one step of the UNet, each after another",
             calls(Stage::Denoise) / STEPS as f64,
-            Unit::Kernels,
+            Unit::Operations,
         ),
         Figure::arithmetic(
             "operations of encoding the text, once an image and not once a step",
             calls(Stage::TextEncode),
-            Unit::Kernels,
+            Unit::Operations,
         ),
         Figure::forecast(
             "the most that CLIP's kernels can spare: their share of the time, 30 steps",

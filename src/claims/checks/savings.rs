@@ -93,7 +93,13 @@ pub fn w12(grounds: &Grounds) -> Result<Vec<Point>> {
     let denoise = whole.stage(Stage::Denoise).map_or(0, |stage| stage.flops());
     let share = denoise as f64 / flops(&whole);
     let mut figures = vec![
-        Figure::published("FLOPs saved", percent, Unit::Percent, DYDIT_SOURCE).bears(Bearing::Same),
+        Figure::published(
+            "FLOPs saved, as its own paper has it",
+            percent,
+            Unit::Percent,
+            DYDIT_SOURCE,
+        )
+        .bears(Bearing::Same),
         Figure::published(
             "speed-up that came of it",
             speed_up,

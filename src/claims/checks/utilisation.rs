@@ -53,6 +53,11 @@ pub fn w8(grounds: &Grounds) -> Result<Vec<Point>> {
         let seconds = run.run.total.as_ref()?.p50_ms / 1e3;
         Some(utilisation(work, seconds, giga * 1e9))
     }));
+    let busy = (
+        "of the time in this engine's operations",
+        Unit::Percent,
+        Bearing::Same,
+    );
     Ok(vec![
         Point::new(
             "91 %, read as a share of the FLOP/s",
@@ -67,11 +72,12 @@ pub fn w8(grounds: &Grounds) -> Result<Vec<Point>> {
         Point::new(
             "91 %, read as a share of the time in which any kernel runs",
             Some(RAISED),
-            Vec::new(),
+            grounds.measured(busy, |run| Some(100.0 * run.share(|_| true)?)),
             Missing {
-                why: "nvidia-smi counts so, a single slow kernel makes it 100 %, and this engine \
-                      does not record it",
-                measure: "no command of this build: it overlaps no stages and samples no counters",
+                why: "nvidia-smi counts so: one slow kernel after another makes it 100 %, and no run on \
+                      an H800 or H100 is given",
+                measure: "on an H800 or H100: darkroom bench --model sdxl-base --size 1024 --by op \
+                          --dtype bf16 --device cuda --json h800.jsonl",
             },
         ),
     ])

@@ -79,7 +79,7 @@ fn section(out: &mut String, claim: &Checked) {
         }
         *out += &format!("{}.\n", capital(&point.verdict.words(point.stated)));
         if !point.is_measured() {
-            *out += &format!("Not measured here: {}.\n", point.measure);
+            *out += &format!("To measure it: {}.\n", point.measure);
         }
     }
 }

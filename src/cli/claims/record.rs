@@ -41,8 +41,9 @@ struct Point<'a> {
     stated: Option<Stated>,
     stated_value: Option<f64>,
     figures: &'a [Figure],
-    measured_here: bool,
-    /// The command that would measure it.
+    /// Under the white paper's conditions.
+    measured: bool,
+    /// The command that would.
     measure: &'a str,
     verdict: &'a Verdict,
     /// The deciding figure's, from what is stated.
@@ -81,7 +82,7 @@ impl<'a> Point<'a> {
             stated: point.stated,
             stated_value: point.stated.map(|stated| stated.value()),
             figures: &point.figures,
-            measured_here: point.is_measured(),
+            measured: point.is_measured(),
             measure: point.measure,
             verdict: &point.verdict,
             difference: point.verdict.difference(point.stated),

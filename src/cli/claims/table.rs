@@ -1,12 +1,19 @@
 //! The claims as people read them on a terminal, and the parts that the report shares.
 
-use crate::claims::figure::{Basis, Figure, Stated};
+use crate::claims::figure::{Basis, Stated};
 use crate::claims::grounds::Grounds;
 use crate::claims::{Checked, Combine, Point};
 use crate::cli::units::{NOTHING, columns, or_nothing};
 
 /// Cells of the table, below [`HEAD`].
-pub const HEAD: [&str; 5] = ["claim", "stated", "recomputed", "measured here", "verdict"];
+pub const HEAD: [&str; 6] = [
+    "claim",
+    "stated",
+    "recomputed",
+    "published",
+    "measured here",
+    "verdict",
+];
 
 /// The table, then each verdict with its numbers, and what would measure what was not.
 pub fn text(checked: &[Checked], grounds: &Grounds) -> String {
@@ -26,7 +33,7 @@ pub fn text(checked: &[Checked], grounds: &Grounds) -> String {
         for point in &claim.points {
             out += &format!("  {}: {}\n", point.what, point.verdict.words(point.stated));
             if !point.is_measured() {
-                out += &format!("    not measured here: {}\n", point.measure);
+                out += &format!("    to measure it: {}\n", point.measure);
             }
         }
     }
@@ -34,42 +41,41 @@ pub fn text(checked: &[Checked], grounds: &Grounds) -> String {
     out
 }
 
-/// One point: claim, stated, recomputed, measured here, verdict.
-pub fn row(claim: &Checked, point: &Point) -> [String; 5] {
+/// One point: claim, stated, recomputed, published, measured here, verdict.
+pub fn row(claim: &Checked, point: &Point) -> [String; 6] {
     let verdict = match point.verdict.difference(point.stated) {
         Some(difference) => format!("{}, {difference}", point.verdict.name()),
         None => point.verdict.name().to_owned(),
     };
+    let measured = match of(point, |basis| matches!(basis, Basis::Measured { .. })) {
+        Some(cell) => cell,
+        None => "not measured here".into(),
+    };
+    let recomputed = |basis: &Basis| matches!(basis, Basis::Arithmetic | Basis::Forecast { .. });
+    let published = |basis: &Basis| matches!(basis, Basis::Published { .. });
     [
         format!("{:3} {}", claim.claim.id, point.what),
         or_nothing(point.stated.as_ref(), Stated::words),
-        or_nothing(recomputed(point), |figure| match &figure.basis {
-            Basis::Published { .. } => format!("{} (published)", figure.words()),
-            Basis::Forecast { device } => format!("{} (forecast, {device})", figure.words()),
-            Basis::Arithmetic | Basis::Measured { .. } => figure.words(),
-        }),
-        match measured(point) {
-            Some((figure, device)) => format!("{} ({device})", figure.words()),
-            None => "not measured here".into(),
-        },
+        or_nothing(of(point, recomputed), |cell| cell),
+        or_nothing(of(point, published), |cell| cell),
+        measured,
         verdict,
     ]
 }
 
-/// The figure that decided or came nearest, or else the first that was not measured.
-fn recomputed(point: &Point) -> Option<&Figure> {
-    let decided = point
-        .verdict
-        .figure()
-        .filter(|figure| !figure.is_measured());
-    decided.or_else(|| point.figures.iter().find(|figure| !figure.is_measured()))
-}
-
-/// The first measured figure, and its device.
-fn measured(point: &Point) -> Option<(&Figure, &str)> {
-    point.figures.iter().find_map(|figure| match &figure.basis {
-        Basis::Measured { device, .. } => Some((figure, device.as_str())),
-        _ => None,
+/// Of the figures of a kind, the one of the verdict, else the first in the stated number's unit, else the
+/// first; with its device.
+fn of(point: &Point, kind: impl Fn(&Basis) -> bool) -> Option<String> {
+    let figures = || point.figures.iter().filter(|figure| kind(&figure.basis));
+    let decided = point.verdict.figure().filter(|figure| kind(&figure.basis));
+    let unit = point.stated.map(|stated| stated.unit);
+    let figure = decided
+        .or_else(|| figures().find(|figure| Some(figure.unit) == unit))
+        .or_else(|| figures().next())?;
+    Some(match &figure.basis {
+        Basis::Arithmetic | Basis::Published { .. } => figure.words(),
+        Basis::Forecast { device } => format!("{} (forecast, {device})", figure.words()),
+        Basis::Measured { device, .. } => format!("{} ({device})", figure.words()),
     })
 }
 
