@@ -38,7 +38,7 @@ fn gpus(images_a_day: f64, seconds: f64) -> f64 {
 }
 
 /// Dollars an image.
-pub fn w14(_: &Grounds) -> Result<Vec<Point>> {
+pub fn w14(grounds: &Grounds) -> Result<Vec<Point>> {
     let seconds = SDXL.value();
     let implied = |utilisation| implied_price(AN_IMAGE.value(), seconds, utilisation);
     let mut figures = vec![
@@ -59,6 +59,15 @@ pub fn w14(_: &Grounds) -> Result<Vec<Point>> {
             .bears(Bearing::Same)
     });
     figures.extend(prices);
+    for (what, price, _) in H100_DOLLARS_PER_HOUR {
+        for run in grounds.runs.iter().filter(|run| run.is_under_conditions()) {
+            let what = format!("an image at ${price}/h, {what}, {}", run.conditions());
+            figures.extend(run.seconds_per_image().map(|seconds| {
+                let dollars = dollars(price, seconds, 1.0);
+                Figure::measured(what, dollars, Unit::Dollars, run).bears(Bearing::Same)
+            }));
+        }
+    }
     let [_, cheapest_known, best] = MLPERF_H100;
     let [.., (_, dearest, _)] = H100_DOLLARS_PER_HOUR;
     for (rate, price) in [(cheapest_known, 2.5), (best, dearest)] {
@@ -88,7 +97,7 @@ pub fn w15(_: &Grounds) -> Result<Vec<Point>> {
     let fleet = |what: &str, seconds| Figure::arithmetic(what, gpus(A_DAY, seconds), Unit::Gpus);
     let figures = vec![
         Figure::arithmetic(
-            "below it by W1's and W2's seconds, at any one price",
+            "saving by W1's and W2's seconds, at any one price",
             100.0 * (1.0 - ratio),
             Unit::Percent,
         )

@@ -79,7 +79,7 @@ pub fn w11(grounds: &Grounds) -> Result<Vec<Point>> {
         figures,
         Missing {
             why: "FID was not measured here: it needs a published checkpoint and thousands of \
-                  captions, and others spare as much at no loss of FID",
+                  captions, and others spare nearly as much at no loss of FID",
             measure: "the time alone: darkroom bench --model sdxl-base --steps 50 --json 50.jsonl, \
                       then with fewer steps; FID: no command of this build",
         },

@@ -22,7 +22,7 @@ pub fn w8(grounds: &Grounds) -> Result<Vec<Point>> {
     let fp8 = peaks.fp8.expect("the H800 has FP8 units");
     let mut of_flops = vec![
         Figure::published(
-            "of an H100's FP8 peak, the best result at 20 steps",
+            "share of an H100's FP8 peak, the best result at 20 steps",
             utilisation(work, 1.0 / best, fp8),
             Unit::Percent,
             MLPERF,
@@ -32,11 +32,11 @@ pub fn w8(grounds: &Grounds) -> Result<Vec<Point>> {
     for steps in STEPS {
         let work = flops(&grounds.sdxl(steps, 1, HALF)?);
         let share = utilisation(work, SDXL.value(), peaks.of(Dtype::F16));
-        let what = format!("of the FP16 peak, what W1's 2.8 s are at {steps} steps");
+        let what = format!("share of the FP16 peak that W1's 2.8 s are at {steps} steps");
         of_flops.push(Figure::arithmetic(what, share, Unit::Percent));
     }
     let share = (
-        "of the device's peak, reached by this engine",
+        "share of the device's peak, reached by this engine",
         Unit::Percent,
         Bearing::Same,
     );
@@ -54,7 +54,7 @@ pub fn w8(grounds: &Grounds) -> Result<Vec<Point>> {
         Some(utilisation(work, seconds, giga * 1e9))
     }));
     let busy = (
-        "of the time in this engine's operations",
+        "share of the time in this engine's operations",
         Unit::Percent,
         Bearing::Same,
     );

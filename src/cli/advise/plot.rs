@@ -57,7 +57,7 @@ impl Picture for Costs<'_> {
         let up = Axis::around(offers().map(dollars));
         let frame = Frame {
             left: 70.0,
-            right: 730.0,
+            right: 700.0,
             top: 66.0,
             bottom: 372.0,
         };
@@ -84,14 +84,27 @@ impl Picture for Costs<'_> {
         }
         let (half, w8a8) = (MEASURED, FORECAST);
         frame.legend(canvas, &[("half precision", half), ("w8a8", w8a8)])?;
-        for offer in offers() {
+        let place = |offer: &Offer| {
             let (x, y) = frame.at(across.share(offer.latency_s), up.share(dollars(offer)));
+            (x.round(), y.round())
+        };
+        for offer in offers() {
+            let here = || offers().filter(|other| place(other) == place(offer));
+            if here()
+                .next()
+                .is_some_and(|first| first.device.name != offer.device.name)
+            {
+                continue; // named already, beside its equal
+            }
+            let (x, y) = place(offer);
             let color = match offer.precision {
                 Arithmetic::Half => half,
                 Arithmetic::W8a8 => w8a8,
             };
             canvas.fill([(x - 4.0, y - 4.0), (x + 4.0, y + 4.0)], color)?;
-            canvas.text(&offer.device.name, (x + 8.0, y), 10.0, GREY, Anchor::Start)?;
+            let names: Vec<&str> = here().map(|other| other.device.name.as_ref()).collect();
+            let names = names.join(", ");
+            canvas.text(&names, (x + 8.0, y), 10.0, GREY, Anchor::Start)?;
         }
         let (middle, bottom) = frame.at(0.5, 0.0);
         let words = "latency of one image alone (forecast), logarithmic";
