@@ -124,6 +124,27 @@ impl Pipeline {
         start: Start,
         observer: &mut dyn Observer,
     ) -> Result<Vec<RgbImage>> {
+        let latents = self.latents(request, start, observer)?; // [B, L, h, w]
+        let pixels = self.decode(&latents, request.vae_tile, observer)?; // [B, 3, H, W]
+        stage(observer, Stage::PostProcess, 1, |observer| {
+            let pixels = ((pixels / 2.0)? + 0.5)?.clamp(0f32, 1f32)?;
+            observer.on(Event::Tensor {
+                name: "pixels",
+                value: &pixels,
+            })?;
+            (0..request.count)
+                .map(|i| to_image(&pixels.get(i)?))
+                .collect()
+        })
+    }
+
+    /// The first two stages: the request's latents [B, L, h, w], clean.
+    pub fn latents(
+        &self,
+        request: &Request,
+        start: Start,
+        observer: &mut dyn Observer,
+    ) -> Result<Tensor> {
         request.validate()?;
         let schedule = self.schedule(request)?;
         let shape = self.latent_shape(request)?;
@@ -170,18 +191,7 @@ impl Pipeline {
             name: "latents_final",
             value: &latents,
         })?;
-
-        let pixels = self.decode(&latents, request.vae_tile, observer)?; // [B, 3, H, W]
-        stage(observer, Stage::PostProcess, 1, |observer| {
-            let pixels = ((pixels / 2.0)? + 0.5)?.clamp(0f32, 1f32)?;
-            observer.on(Event::Tensor {
-                name: "pixels",
-                value: &pixels,
-            })?;
-            (0..request.count)
-                .map(|i| to_image(&pixels.get(i)?))
-                .collect()
-        })
+        Ok(latents)
     }
 
     /// What the text encoders will not read of over-long prompts, one line each.

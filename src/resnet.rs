@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::error::Result;
-use crate::ops::{Activation, Conv2d, GroupNorm, Linear, add, add_by_image};
+use crate::ops::{Activation, Conv2d, GroupNorm, Linear, Reads, add, add_by_image};
 
 /// Norm, SiLU, convolution, twice, around a skip; the time embedding enters between.
 /// Source: diffusers, `models/resnet.py`, `ResnetBlock2D`.
@@ -18,6 +18,9 @@ pub struct ResnetBlock {
     conv_shortcut: Option<Conv2d>,
     scale: f64,
 }
+
+/// Runs a group norm and the SiLU behind it.
+pub type Norm<'a> = dyn FnMut(&GroupNorm, Reads, &Tensor) -> Result<Tensor> + 'a;
 
 /// What a residual block's shape depends on.
 #[derive(Clone, Copy, Debug)]
@@ -61,25 +64,27 @@ impl ResnetBlock {
 
     /// x [B, H, W, C_in], the activated time embedding [B, T] → [B, H, W, C_out]
     pub fn forward(&self, x: &Tensor, embedding: Option<&Tensor>) -> Result<Tensor> {
-        self.forward_normed(x, embedding, &mut |norm, x| {
-            Ok(norm.forward_activated(x, Activation::Silu)?)
+        self.forward_normed(x, embedding, &mut |norm, reads, x| {
+            Ok(norm.forward_for(reads, x, Some(Activation::Silu))?)
         })
     }
 
-    /// The same, where `norm` runs each group norm and the SiLU behind it.
+    /// The same, where `norm` runs each group norm and the SiLU behind it, for a layer that would
+    /// rather read what it is told.
     pub fn forward_normed(
         &self,
         x: &Tensor,
         embedding: Option<&Tensor>,
-        norm: &mut dyn FnMut(&GroupNorm, &Tensor) -> Result<Tensor>,
+        norm: &mut Norm,
     ) -> Result<Tensor> {
         // Each step's input is dropped as soon as its result is there: images are what fills memory.
-        let mut h = self.conv1.forward(&norm(&self.norm1, x)?)?; // [B, H, W, C_out]
+        let reads = self.conv1.reads();
+        let mut h = self.conv1.forward(&norm(&self.norm1, reads, x)?)?; // [B, H, W, C_out]
         if let (Some(projection), Some(embedding)) = (&self.time_emb_proj, embedding) {
             let shift = projection.forward(embedding)?; // [B, C_out]
             h = add_by_image(&h, &shift)?;
         }
-        h = norm(&self.norm2, &h)?;
+        h = norm(&self.norm2, self.conv2.reads(), &h)?;
         h = self.conv2.forward(&h)?;
         let sum = match &self.conv_shortcut {
             Some(shortcut) => add(&shortcut.forward(x)?, &h)?,

@@ -17,7 +17,7 @@ use crate::ops::{
     Activation, Conv2d, GroupNorm, Linear, Mask, Moments, Padding, add, attention,
     to_channels_first, to_channels_last, upsample_nearest,
 };
-use crate::resnet::{ResnetBlock, ResnetShape};
+use crate::resnet::{Norm, ResnetBlock, ResnetShape};
 
 /// Eps of all the VAE's norms; not in its config.
 const EPS: f64 = 1e-6;
@@ -284,8 +284,8 @@ impl Decoder {
 
     /// The enlarging levels: x [B, h, w, C] → [B, H, W, 3]
     fn tail(&self, x: Tensor) -> Result<Tensor> {
-        self.tail_normed(x, &mut |norm, x| {
-            Ok(norm.forward_activated(x, Activation::Silu)?)
+        self.tail_normed(x, &mut |norm, reads, x| {
+            Ok(norm.forward_for(reads, x, Some(Activation::Silu))?)
         })
     }
 
@@ -300,14 +300,14 @@ impl Decoder {
                 x = upsampler.forward(&upsample_nearest(&x, 2 * height, 2 * width)?)?;
             }
         }
-        x = norm(&self.conv_norm_out, &x)?;
+        x = norm(&self.conv_norm_out, self.conv_out.reads(), &x)?;
         Ok(self.conv_out.forward(&x)?)
     }
 
     /// The statistics of each norm of the enlarging levels, in order: x [1, h, w, C].
     fn tail_moments(&self, x: Tensor) -> Result<Vec<Moments>> {
         let mut all = Vec::new();
-        self.tail_normed(x, &mut |norm, x| {
+        self.tail_normed(x, &mut |norm, _, x| {
             let moments = norm.moments(x)?;
             let normed = norm.forward_given(x, &moments, Activation::Silu)?;
             all.push(moments);
@@ -319,7 +319,7 @@ impl Decoder {
     /// [`Decoder::tail`] of a part of an image, normed by given statistics.
     fn tail_given(&self, x: Tensor, moments: &[Moments]) -> Result<Tensor> {
         let mut moments = moments.iter();
-        self.tail_normed(x, &mut |norm, x| {
+        self.tail_normed(x, &mut |norm, _, x| {
             let moments = moments
                 .next()
                 .expect("one for each norm: both ways are the same");
@@ -327,9 +327,6 @@ impl Decoder {
         })
     }
 }
-
-/// Runs a group norm and the SiLU behind it.
-type Norm<'a> = dyn FnMut(&GroupNorm, &Tensor) -> Result<Tensor> + 'a;
 
 /// Residual block, attention over all pixels (one head), residual block.
 #[derive(Debug)]

@@ -88,6 +88,12 @@ fn the_record_has_every_figure() {
         (&device["name"], &device["fits"]),
         (&"h100".into(), &true.into())
     );
+    // A stage's operations are its sums.
+    let stage = &record["stages"][2];
+    let operations = stage["operations"].as_array().expect("a list");
+    let whole = |value: &Value| value.as_u64().expect("a whole number");
+    let macs = operations.iter().map(|op| whole(&op["calls"]) * whole(&op["macs"]));
+    assert_eq!(macs.sum::<u64>(), whole(&stage["macs"]));
     // Twenty guided steps, two forwards of 3.38 TMAC each at 66.9 TFLOP/s, and 4 % of norms and
     // activations.
     let denoise = &device["stages"][2];

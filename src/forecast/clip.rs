@@ -7,7 +7,7 @@ use super::loader::Loader;
 use super::ops::{activation, add, attention, embedding, layer_norm, linear};
 use crate::config::ClipConfig;
 use crate::error::Result;
-use crate::ops::Activation;
+use crate::ops::{Activation, Reads};
 
 /// `ClipTextEncoder::load`.
 pub fn load(config: &ClipConfig, project: bool, weights: &mut Loader) {
@@ -64,7 +64,7 @@ pub fn forward(
         }
     }
     let pooled = project.then(|| {
-        let x = layer_norm(&x); // [B, N, C]
+        let x = layer_norm(Reads::Float, &x); // [B, N, C]
         let row = x.view([1, width]);
         let rows = Tensor::cat(&vec![&row; chunks], 0); // [B, C]
         linear(&rows, config.projection_dim, false) // [B, P]
@@ -89,8 +89,8 @@ fn layer(x: &Tensor, config: &ClipConfig) -> Tensor {
         "quick_gelu" => Activation::QuickGelu,
         _ => Activation::Gelu,
     };
-    let x = add(x, &self_attention(&layer_norm(x), config));
-    let hidden = linear(&layer_norm(&x), inner, true); // [B, N, 4C]
+    let x = add(x, &self_attention(&layer_norm(Reads::Float, x), config));
+    let hidden = linear(&layer_norm(Reads::Float, &x), inner, true); // [B, N, 4C]
     let hidden = activation(&hidden, which);
     add(&x, &linear(&hidden, width, true))
 }

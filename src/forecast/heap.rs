@@ -11,6 +11,8 @@ use candle_core::DType;
 
 use super::MemoryForecast;
 use crate::measure::op::Work;
+use crate::ops::Reads;
+use crate::ops::int8::SCALE_BYTES;
 use crate::ops::workspace::gemm_slab;
 
 /// The counted heap, and the operations that ran on it.
@@ -74,6 +76,12 @@ impl Heap {
 
     /// Runs an operation that holds `workspace` bytes besides its inputs and its result.
     pub fn run(&self, work: Work, workspace: usize, dims: Vec<usize>, dtype: DType) -> Tensor {
+        self.book(work, workspace, bytes_of(&dims, dtype));
+        self.tensor(dims, dtype)
+    }
+
+    /// An operation whose result takes `result` bytes.
+    fn book(&self, work: Work, workspace: usize, result: u64) {
         let mut ledger = self.ledger.borrow_mut();
         if work.macs > 0 && !ledger.multiplied {
             ledger.multiplied = true;
@@ -81,21 +89,49 @@ impl Heap {
         }
         let times = ledger.times;
         *ledger.ops.entry(work).or_default() += times;
-        let (result, workspace) = (bytes_of(&dims, dtype), workspace as u64);
+        let workspace = workspace as u64;
         let most = ledger.live + result + workspace;
         ledger.touch(most, workspace);
-        drop(ledger);
-        self.tensor(dims, dtype)
+    }
+
+    /// Runs an operation whose result goes into an int8 layer as `reads` says: x's own shape but for
+    /// the last size.
+    pub fn run_for(
+        &self,
+        reads: Reads,
+        work: Work,
+        workspace: usize,
+        x: &Tensor,
+        width: usize,
+    ) -> Tensor {
+        let mut dims = x.dims.clone();
+        dims.pop();
+        let rows: usize = dims.iter().product();
+        dims.push(width);
+        let bytes = match reads {
+            Reads::Float => bytes_of(&dims, x.dtype),
+            Reads::Int8 => (rows * (width + SCALE_BYTES)) as u64,
+        };
+        let work = work.writing(reads, rows, width, x.value_bytes());
+        self.book(work, workspace, bytes);
+        let mut result = self.block(dims, x.dtype, bytes);
+        result.reads = reads;
+        result
     }
 
     /// A tensor of its own memory.
     pub fn tensor(&self, dims: impl Into<Vec<usize>>, dtype: DType) -> Tensor {
         let dims = dims.into();
         let bytes = bytes_of(&dims, dtype);
+        self.block(dims, dtype, bytes)
+    }
+
+    fn block(&self, dims: Vec<usize>, dtype: DType, bytes: u64) -> Tensor {
         self.keep(bytes as usize);
         Tensor {
             dims,
             dtype,
+            reads: Reads::Float,
             block: Rc::new(Block {
                 heap: self.clone(),
                 bytes,
@@ -134,6 +170,8 @@ impl Heap {
 pub struct Tensor {
     dims: Vec<usize>,
     dtype: DType,
+    /// How an int8 layer finds its values.
+    reads: Reads,
     block: Rc<Block>,
 }
 
@@ -163,6 +201,11 @@ impl Tensor {
     /// Its type.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// How an int8 layer finds its values: as they are, or as rows in int8.
+    pub fn reads(&self) -> Reads {
+        self.reads
     }
 
     /// Its sizes.

@@ -3,6 +3,7 @@
 use super::vocabulary::Vocabulary;
 use crate::config::{ClipConfig, UnetConfig, VaeConfig};
 use crate::error::Result;
+use crate::ops::Reads;
 use crate::pipeline::{check_channels, load_scheduler, text_towers};
 use crate::quant::{QuantConfig, Scheme, Selection};
 use crate::request::Precision;
@@ -41,6 +42,14 @@ impl Int8 {
     pub fn of(&self, part: &str) -> Option<Scheme> {
         let (scheme, selection) = self.layers.as_ref()?;
         selection.selects(part).then_some(*scheme)
+    }
+
+    /// What a layer would rather read.
+    pub fn reads(&self, part: &str) -> Reads {
+        match self.of(part) {
+            Some(Scheme::W8A8) => Reads::Int8,
+            _ => Reads::Float,
+        }
     }
 
     /// Whether the weights become int8 as they are loaded.

@@ -3,8 +3,9 @@
 use candle_core::DType;
 
 use super::heap::Tensor;
+use crate::measure::op::Work;
 use crate::ops::int8::Scheme;
-use crate::ops::{Activation, Padding, out_size, work, workspace};
+use crate::ops::{Activation, Padding, Reads, out_size, work, workspace};
 
 /// x [.., in] → [.., outputs].
 pub fn linear(x: &Tensor, outputs: usize, bias: bool) -> Tensor {
@@ -18,10 +19,11 @@ pub fn linear_in(int8: Option<Scheme>, x: &Tensor, outputs: usize, bias: bool) -
     let mut dims = x.dims().to_vec();
     dims.pop();
     dims.push(outputs);
+    let work = work::linear(rows, inputs, outputs, bias, x.value_bytes(), int8);
     x.heap().run(
-        work::linear(rows, inputs, outputs, bias, x.value_bytes(), int8),
+        read_by(x, work),
         workspace::linear(
-            x.dtype(),
+            (x.dtype(), x.reads()),
             rows,
             (inputs, outputs),
             bias,
@@ -31,6 +33,14 @@ pub fn linear_in(int8: Option<Scheme>, x: &Tensor, outputs: usize, bias: bool) -
         dims,
         x.dtype(),
     )
+}
+
+/// Work on x, [.., width] in the run's type or in int8.
+fn read_by(x: &Tensor, work: Work) -> Work {
+    match x.reads() {
+        Reads::Float => work,
+        Reads::Int8 => work.reading_int8(x.count() / x.width(), x.width(), x.value_bytes()),
+    }
 }
 
 /// A convolution's shape.
@@ -79,17 +89,18 @@ impl Conv {
         let (pixels, out_pixels) = (batch * height * width, out_height * out_width);
         let taps = kernel * kernel;
         let pointwise = kernel == 1 && stride == 1 && padding == Padding::default();
+        let work = work::conv2d(
+            (pixels, batch * out_pixels),
+            taps,
+            inputs,
+            outputs,
+            image.value_bytes(),
+            int8,
+        );
         image.heap().run(
-            work::conv2d(
-                (pixels, batch * out_pixels),
-                taps,
-                inputs,
-                outputs,
-                image.value_bytes(),
-                int8,
-            ),
+            read_by(image, work),
             workspace::conv2d(
-                image.dtype(),
+                (image.dtype(), image.reads()),
                 (pixels, batch, out_pixels),
                 taps,
                 (inputs, outputs),
@@ -140,8 +151,9 @@ pub enum Statistics {
     Taken,
 }
 
-/// A group norm and the activation behind it.
+/// A group norm and the activation behind it, given as `reads` says.
 pub fn group_norm(
+    reads: Reads,
     x: &Tensor,
     groups: usize,
     activation: Option<Activation>,
@@ -160,39 +172,32 @@ pub fn group_norm(
         activation => work::group_norm(pixels, channels, activation, bytes),
     };
     let workspace = workspace::group_norm(
-        x.dtype(),
+        (x.dtype(), reads),
         (images, pixels / images.max(1)),
         channels,
         groups,
         given,
+        x.heap().threads(),
     );
-    x.heap().run(work, workspace, x.dims().to_vec(), x.dtype())
+    x.heap().run_for(reads, work, workspace, x, channels)
 }
 
-/// x [.., C] → the same shape.
-pub fn layer_norm(x: &Tensor) -> Tensor {
+/// x [.., C] → the same shape, given as `reads` says.
+pub fn layer_norm(reads: Reads, x: &Tensor) -> Tensor {
     let (rows, channels) = (x.count() / x.width(), x.width());
-    x.heap().run(
-        work::layer_norm(rows, channels, x.value_bytes()),
-        workspace::layer_norm(x.dtype(), rows, channels),
-        x.dims().to_vec(),
-        x.dtype(),
-    )
+    let work = work::layer_norm(rows, channels, x.value_bytes());
+    let threads = x.heap().threads();
+    let workspace = workspace::layer_norm((x.dtype(), reads), rows, channels, threads);
+    x.heap().run_for(reads, work, workspace, x, channels)
 }
 
-/// x [.., 2C] → [.., C].
-pub fn geglu(x: &Tensor) -> Tensor {
-    let channels = x.width() / 2;
-    let rows = x.count() / x.width();
-    let mut dims = x.dims().to_vec();
-    dims.pop();
-    dims.push(channels);
-    x.heap().run(
-        work::geglu(rows, channels, x.value_bytes()),
-        workspace::geglu(x.dtype(), rows, channels),
-        dims,
-        x.dtype(),
-    )
+/// x [.., 2C] → [.., C], given as `reads` says.
+pub fn geglu(reads: Reads, x: &Tensor) -> Tensor {
+    let (rows, channels) = (x.count() / x.width(), x.width() / 2);
+    let work = work::geglu(rows, channels, x.value_bytes());
+    let threads = x.heap().threads();
+    let workspace = workspace::geglu((x.dtype(), reads), rows, channels, threads);
+    x.heap().run_for(reads, work, workspace, x, channels)
 }
 
 /// x → the same shape.

@@ -4,6 +4,7 @@ use super::heap::Tensor;
 use super::loader::Loader;
 use super::model::Int8;
 use super::ops::{Conv, add, linear_in};
+use crate::ops::Reads;
 
 /// `ResnetBlock::load`.
 pub fn load(
@@ -32,15 +33,15 @@ pub fn forward(
     embedding: Option<&Tensor>,
     scale: f64,
     int8: &Int8,
-    norm: &dyn Fn(&Tensor) -> Tensor,
+    norm: &dyn Fn(Reads, &Tensor) -> Tensor,
 ) -> Tensor {
     let conv = |kernel, part| Conv::same(outputs, kernel).kept_in(int8.of(part));
-    let mut h = conv(3, "conv1").forward(&norm(x));
+    let mut h = conv(3, "conv1").forward(&norm(int8.reads("conv1"), x));
     if let Some(embedding) = embedding {
         let shift = linear_in(int8.of("time_emb_proj"), embedding, outputs, true); // [B, C_out]
         h = add(&h, &shift);
     }
-    h = norm(&h);
+    h = norm(int8.reads("conv2"), &h);
     h = conv(3, "conv2").forward(&h);
     let sum = if x.width() == outputs {
         add(x, &h)

@@ -14,7 +14,7 @@ use super::ops::{
 use super::resnet;
 use crate::config::{LevelConfig, TransformerConfig, UnetConfig};
 use crate::ops::int8::Scheme;
-use crate::ops::{Activation, Padding};
+use crate::ops::{Activation, Padding, Reads};
 use crate::unet::halving;
 
 /// `Unet::load`.
@@ -273,7 +273,7 @@ pub fn forward(
     for (i, level) in config.up.iter().enumerate() {
         x = run.up(x, level, i + 1 == config.up.len(), &mut skips);
     }
-    let x = run.norm(&x, Some(Activation::Silu));
+    let x = run.norm(Reads::Float, &x, Some(Activation::Silu));
     let conv_out = edge(config.out_channels, config.conv_out_kernel).kept_in(int8.of("conv_out"));
     let x = conv_out.forward(&x); // [B, H, W, C_out]
     to_channels_first(&x, DType::F32) // [B, C_out, H, W]
@@ -285,14 +285,25 @@ fn edge(outputs: usize, kernel: usize) -> Conv {
 }
 
 impl Forward<'_> {
-    fn norm(&self, x: &Tensor, activation: Option<Activation>) -> Tensor {
-        group_norm(x, self.config.norm_num_groups, activation, Statistics::Own)
+    fn norm(&self, reads: Reads, x: &Tensor, activation: Option<Activation>) -> Tensor {
+        group_norm(
+            reads,
+            x,
+            self.config.norm_num_groups,
+            activation,
+            Statistics::Own,
+        )
     }
 
     fn resnet(&self, x: &Tensor, outputs: usize, scale: f64) -> Tensor {
-        resnet::forward(x, outputs, Some(&self.embedding), scale, self.int8, &|x| {
-            self.norm(x, Some(Activation::Silu))
-        })
+        resnet::forward(
+            x,
+            outputs,
+            Some(&self.embedding),
+            scale,
+            self.int8,
+            &|reads, x| self.norm(reads, x, Some(Activation::Silu)),
+        )
     }
 
     fn down(
@@ -370,7 +381,7 @@ impl Forward<'_> {
             true => linear_in(int8.of(part), x, c, true),
             false => Conv::same(c, 1).kept_in(int8.of(part)).forward(x),
         };
-        let hidden = project(&self.norm(&x, None), "proj_in");
+        let hidden = project(&self.norm(int8.reads("proj_in"), &x, None), "proj_in");
         let mut hidden = hidden.view([b, h * w, c]); // [B, H·W, C]
         for _ in 0..depth {
             let context = self.contexts.next().expect("one for each block");
@@ -391,12 +402,17 @@ fn block(x: &Tensor, heads: usize, int8: &Int8, (keys, values): &(Tensor, Tensor
         project(&mixed, c, true, parts.to_out)
     };
     let mut x = {
-        let normed = layer_norm(x);
+        let reads = Reads::all([SELF.to_q, SELF.to_k, SELF.to_v].map(|part| int8.reads(part)));
+        let normed = layer_norm(reads, x);
         let keys = project(&normed, c, false, SELF.to_k);
         let values = project(&normed, c, false, SELF.to_v);
         add(x, &attend(&normed, SELF, &keys, &values))
     };
-    x = add(&x, &attend(&layer_norm(&x), CROSS, keys, values));
-    let inner = geglu(&project(&layer_norm(&x), 8 * c, true, FF_IN)); // [B, H·W, 4C]
+    x = {
+        let normed = layer_norm(int8.reads(CROSS.to_q), &x);
+        add(&x, &attend(&normed, CROSS, keys, values))
+    };
+    let inner = project(&layer_norm(int8.reads(FF_IN), &x), 8 * c, true, FF_IN); // [B, H·W, 8C]
+    let inner = geglu(int8.reads(FF_OUT), &inner); // [B, H·W, 4C]
     add(&x, &project(&inner, c, true, FF_OUT))
 }

@@ -11,7 +11,7 @@ use super::ops::{
 };
 use super::resnet;
 use crate::config::VaeConfig;
-use crate::ops::{Activation, Padding};
+use crate::ops::{Activation, Padding, Reads};
 use crate::vae::tile_starts;
 
 /// `Vae::load`.
@@ -210,11 +210,17 @@ impl Vae<'_> {
     }
 
     fn norm(self, x: &Tensor, activation: Option<Activation>, statistics: Statistics) -> Tensor {
-        group_norm(x, self.config.norm_num_groups, activation, statistics)
+        group_norm(
+            Reads::Float,
+            x,
+            self.config.norm_num_groups,
+            activation,
+            statistics,
+        )
     }
 
     fn resnet(self, x: &Tensor, outputs: usize, statistics: Statistics) -> Tensor {
-        resnet::forward(x, outputs, None, 1.0, &Int8::default(), &|x| {
+        resnet::forward(x, outputs, None, 1.0, &Int8::default(), &|_, x| {
             self.norm(x, Some(Activation::Silu), statistics)
         })
     }

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::cpu::{Values, exp, store, task_rows, vectorised};
+use super::int8::{Filling, Reads};
 use super::work;
 use crate::measure::op;
 
@@ -95,17 +96,23 @@ impl CustomOp1 for ActivationOp {
     }
 }
 
-/// Gated linear unit with GELU: x [.., 2C] → first half × gelu(second half), [.., C].
-pub fn geglu(x: &Tensor) -> Result<Tensor> {
+/// Gated linear unit with GELU: x [.., 2C] → first half × gelu(second half), [.., C], as the layer
+/// behind it reads it.
+pub fn geglu(reads: Reads, x: &Tensor) -> Result<Tensor> {
     let work = || {
         let channels = x.dims().last().map_or(0, |width| width / 2);
         let rows = x.elem_count() / (2 * channels).max(1);
-        work::geglu(rows, channels, x.dtype().size_in_bytes())
+        let bytes = x.dtype().size_in_bytes();
+        work::geglu(rows, channels, bytes).writing(reads, rows, channels, bytes)
     };
-    op::run(work, || x.contiguous()?.apply_op1_no_bwd(&GegluOp))
+    op::run(work, || {
+        x.contiguous()?.apply_op1_no_bwd(&GegluOp { reads })
+    })
 }
 
-struct GegluOp;
+struct GegluOp {
+    reads: Reads,
+}
 
 impl CustomOp1 for GegluOp {
     fn name(&self) -> &'static str {
@@ -121,21 +128,30 @@ impl CustomOp1 for GegluOp {
         let channels = *last;
         let values = Values::of(x, layout)?;
         let wide = values.widen();
+        let row = |x: &[f32], out: &mut [f32]| {
+            let (value, gate) = x.split_at(channels);
+            vectorised(
+                #[inline(always)]
+                || {
+                    for ((out, value), gate) in out.iter_mut().zip(value).zip(gate) {
+                        *out = value * gelu(*gate);
+                    }
+                },
+            );
+        };
+        if self.reads == Reads::Int8 {
+            let mut out = Filling::new(&dims, channels);
+            let rows = wide.len() / (2 * channels);
+            out.fill(0, rows, 1, |at, out| {
+                row(&wide[2 * at * channels..][..2 * channels], out)
+            });
+            return Ok(out.store());
+        }
         let mut out = vec![0f32; wide.len() / 2];
         out.par_chunks_mut(channels)
             .zip(wide.par_chunks(2 * channels))
             .with_min_len(task_rows(2 * channels))
-            .for_each(|(out, x)| {
-                let (value, gate) = x.split_at(channels);
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        for ((out, value), gate) in out.iter_mut().zip(value).zip(gate) {
-                            *out = value * gelu(*gate);
-                        }
-                    },
-                )
-            });
+            .for_each(|(out, x)| row(x, out));
         Ok((store(out, values.dtype())?, dims.into()))
     }
 }

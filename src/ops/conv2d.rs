@@ -5,12 +5,14 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
 use super::cpu::{Rows, Values, linear_rows, store, task_rows};
-use super::int8::{Int8Weights, Quantised, product};
+use super::int8::{Int8Weights, Quantised, Reads, SCALE_BYTES, Scheme, product, result_dtype};
+use super::probe::{self, Layer};
 use super::weight::{Weight, load_weight, outputs_last};
 use super::work;
 use crate::measure::op;
@@ -46,6 +48,8 @@ pub struct Conv2d {
     weight: Weight,
     bias: Tensor,
     shape: ConvShape,
+    /// In the checkpoint; empty where it is from none.
+    name: String,
 }
 
 /// Channels, kernel, stride and padding of a convolution.
@@ -71,6 +75,7 @@ impl Conv2d {
                 stride: 1,
                 padding: Padding::all(kernel / 2),
             },
+            name: vb.prefix(),
         })
     }
 
@@ -99,6 +104,7 @@ impl Conv2d {
                 stride,
                 padding,
             },
+            name: String::new(),
         })
     }
 
@@ -120,11 +126,33 @@ impl Conv2d {
                 stride,
                 padding,
             },
+            name: String::new(),
         }
     }
 
-    /// image [B, H, W, in] → [B, H', W', out].
+    /// Its scheme, if it is int8.
+    pub fn int8(&self) -> Option<Scheme> {
+        self.weight.int8()
+    }
+
+    /// The largest magnitude of its weights for each input, where they are floats.
+    pub fn largest_weights(&self) -> Result<Option<Vec<f32>>> {
+        self.weight.largest_by_input(self.shape.inputs)
+    }
+
+    /// What it would rather read.
+    pub fn reads(&self) -> Reads {
+        Reads::of(&self.weight)
+    }
+
+    /// image [B, H, W, in], or its pixels in int8 ([`Reads::Int8`]) → [B, H', W', out].
     pub fn forward(&self, image: &Tensor) -> Result<Tensor> {
+        let out = self.forward_unseen(image)?;
+        probe::tell(&self.name, || Layer::Conv2d(self.clone()), image, &out)?;
+        Ok(out)
+    }
+
+    pub(super) fn forward_unseen(&self, image: &Tensor) -> Result<Tensor> {
         let (batch, height, width, _) = image.dims4()?;
         let work = || {
             let ConvShape {
@@ -135,14 +163,20 @@ impl Conv2d {
                 padding,
             } = self.shape;
             let [out_height, out_width] = out_size(height, width, kernel, stride, padding);
-            work::conv2d(
-                (batch * height * width, batch * out_height * out_width),
+            let pixels = batch * height * width;
+            let bytes = self.result_dtype(image).size_in_bytes();
+            let work = work::conv2d(
+                (pixels, batch * out_height * out_width),
                 kernel * kernel,
                 inputs,
                 outputs,
-                image.dtype().size_in_bytes(),
+                bytes,
                 self.weight.int8(),
-            )
+            );
+            match image.dtype() {
+                DType::U8 => work.reading_int8(pixels, inputs, bytes),
+                _ => work,
+            }
         };
         op::run(work, || {
             let image = image.contiguous()?;
@@ -155,10 +189,15 @@ impl Conv2d {
                     &Int8ConvOp {
                         shape: self.shape,
                         weight,
+                        dtype: self.result_dtype(&image),
                     },
                 ),
             }
         })
+    }
+
+    fn result_dtype(&self, image: &Tensor) -> DType {
+        result_dtype(image.dtype(), self.bias.dtype())
     }
 }
 
@@ -198,7 +237,8 @@ struct Geometry {
 }
 
 impl Geometry {
-    fn of(shape: ConvShape, image: &Layout) -> Result<(usize, Self)> {
+    /// Of images [B, H, W, `pixel`].
+    fn of(shape: ConvShape, image: &Layout, pixel: usize) -> Result<(usize, Self)> {
         let (batch, height, width, channels) = image.shape().dims4()?;
         let ConvShape {
             kernel,
@@ -213,7 +253,7 @@ impl Geometry {
             bottom,
             right,
         } = padding;
-        if channels != inputs || height + top + bottom < kernel || width + left + right < kernel {
+        if channels != pixel || height + top + bottom < kernel || width + left + right < kernel {
             candle_core::bail!(
                 "convolution of {inputs} channels and kernel {kernel} got {:?}",
                 image.dims()
@@ -228,6 +268,11 @@ impl Geometry {
             out_width,
         };
         Ok((batch, geometry))
+    }
+
+    /// Shape of the result.
+    fn result(&self, batch: usize) -> Shape {
+        (batch, self.out_height, self.out_width, self.shape.outputs).into()
     }
 
     /// Whether it is a product over pixels and nothing more.
@@ -316,22 +361,21 @@ impl Geometry {
     }
 }
 
-/// What all convolutions on the CPU do around their product.
-fn run(
+/// The convolution of floats: image [B, H, W, in] → [B, H', W', out].
+fn floats(
     shape: ConvShape,
     image: (&CpuStorage, &Layout),
+    weight: Values,
     bias: (&CpuStorage, &Layout),
-    product: impl FnOnce(&Geometry, &[f32], &[f32], &mut [f32]),
 ) -> Result<(CpuStorage, Shape)> {
-    let (batch, geometry) = Geometry::of(shape, image.1)?;
+    let (batch, geometry) = Geometry::of(shape, image.1, shape.inputs)?;
     let values = Values::of(image.0, image.1)?;
     let wide = values.widen();
     let bias = Values::of(bias.0, bias.1)?.widen();
-    let (height, width) = (geometry.out_height, geometry.out_width);
-    let mut out = vec![0f32; batch * height * width * shape.outputs];
-    product(&geometry, &wide, &bias, &mut out);
-    let out = store(out, values.dtype())?;
-    Ok((out, (batch, height, width, shape.outputs).into()))
+    let result = geometry.result(batch);
+    let mut out = vec![0f32; result.elem_count()];
+    geometry.multiply(&wide, weight, &bias, &mut out);
+    Ok((store(out, values.dtype())?, result))
 }
 
 struct ConvOp(ConvShape);
@@ -351,18 +395,14 @@ impl CustomOp3 for ConvOp {
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let weight = Values::of(weight, weight_layout)?;
-        run(
-            self.0,
-            (image, image_layout),
-            (bias, bias_layout),
-            |geometry, images, bias, out| geometry.multiply(images, weight, bias, out),
-        )
+        floats(self.0, (image, image_layout), weight, (bias, bias_layout))
     }
 }
 
 struct Int8ConvOp<'a> {
     shape: ConvShape,
     weight: &'a Int8Weights,
+    dtype: DType,
 }
 
 impl CustomOp2 for Int8ConvOp<'_> {
@@ -377,24 +417,32 @@ impl CustomOp2 for Int8ConvOp<'_> {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        run(
-            self.shape,
-            (image, image_layout),
-            (bias, bias_layout),
-            |geometry, images, bias, out| match self.weight {
-                Int8Weights::Wide { values, scales } => {
-                    geometry.multiply(images, Values::I8 { values, scales }, bias, out);
-                }
-                Int8Weights::Packed(weight) => {
-                    let x = Quantised::rows(images, self.shape.inputs);
-                    let pixels = geometry.out_height * geometry.out_width;
-                    let in_pixels = geometry.height * geometry.width;
-                    product(out, &x, weight, Some(bias), |row, tap| {
-                        let source = geometry.source(row % pixels, tap);
-                        source.map(|at| row / pixels * in_pixels + at)
-                    });
-                }
-            },
-        )
+        let weight = match self.weight {
+            Int8Weights::Packed(weight) => weight,
+            Int8Weights::Wide { values, scales } => {
+                let weight = Values::I8 { values, scales };
+                return floats(
+                    self.shape,
+                    (image, image_layout),
+                    weight,
+                    (bias, bias_layout),
+                );
+            }
+        };
+        let inputs = self.shape.inputs;
+        let int8 = image.dtype() == DType::U8;
+        let pixel = inputs + if int8 { SCALE_BYTES } else { 0 };
+        let (batch, geometry) = Geometry::of(self.shape, image_layout, pixel)?;
+        let x = Quantised::read(image, image_layout, inputs)?;
+        let bias = Values::of(bias, bias_layout)?.widen();
+        let result = geometry.result(batch);
+        let mut out = vec![0f32; result.elem_count()];
+        let pixels = geometry.out_height * geometry.out_width;
+        let in_pixels = geometry.height * geometry.width;
+        product(&mut out, &x, weight, Some(&bias), |row, tap| {
+            let source = geometry.source(row % pixels, tap);
+            source.map(|at| row / pixels * in_pixels + at)
+        });
+        Ok((store(out, self.dtype)?, result))
     }
 }

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::Activation;
 use super::cpu::{Values, store, task_rows, vectorised};
+use super::int8::{Filling, Reads};
 use super::work;
 use crate::measure::op;
 
@@ -52,8 +53,20 @@ impl GroupNorm {
 
     /// x [B, .., C] → the same shape, the activation applied in the same pass.
     pub fn forward_activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        self.forward_for(Reads::Float, x, Some(activation))
+    }
+
+    /// x [B, .., C] → the same shape, as the layer behind it reads it; the activation, if there is
+    /// one, applied in the same pass.
+    pub fn forward_for(
+        &self,
+        reads: Reads,
+        x: &Tensor,
+        activation: Option<Activation>,
+    ) -> Result<Tensor> {
         let op = GroupNormOp {
-            activation: Some(activation),
+            activation,
+            reads,
             ..self.op()
         };
         self.run(x, op)
@@ -94,6 +107,7 @@ impl GroupNorm {
             eps: self.eps,
             activation: None,
             given: None,
+            reads: Reads::Float,
         }
     }
 
@@ -101,12 +115,13 @@ impl GroupNorm {
         let work = || {
             let channels = self.weight.elem_count();
             let (pixels, bytes) = (x.elem_count() / channels, x.dtype().size_in_bytes());
-            match (&op.given, op.activation) {
+            let work = match (&op.given, op.activation) {
                 (Some(_), Some(activation)) => {
                     work::group_norm_given(pixels, channels, activation, bytes)
                 }
                 (_, activation) => work::group_norm(pixels, channels, activation, bytes),
-            }
+            };
+            work.writing(op.reads, pixels, channels, bytes)
         };
         op::run(work, || {
             x.contiguous()?
@@ -126,6 +141,7 @@ struct GroupNormOp {
     eps: f64,
     activation: Option<Activation>,
     given: Option<Moments>,
+    reads: Reads,
 }
 
 /// Count, mean and sum of squared deviations of each group.
@@ -269,10 +285,13 @@ impl CustomOp3 for GroupNormOp {
         let wide = values.widen();
         let weight = Values::of(weight, weight_layout)?.widen();
         let bias = Values::of(bias, bias_layout)?.widen();
-        let mut out = vec![0f32; wide.len()];
+        let mut out = match self.reads {
+            Reads::Float => Out::Float(vec![0f32; wide.len()]),
+            Reads::Int8 => Out::Int8(Filling::new(layout.dims(), channels)),
+        };
         let block = block_values(channels);
         let image = (wide.len() / layout.dims()[0].max(1)).max(1);
-        for (x, out) in wide.chunks_exact(image).zip(out.chunks_exact_mut(image)) {
+        for (i, x) in wide.chunks_exact(image).enumerate() {
             let moments = match &self.given {
                 Some(given) => given.clone(),
                 None => self.moments(x, channels),
@@ -291,29 +310,47 @@ impl CustomOp3 for GroupNormOp {
                     (scale as f32, (f64::from(bias[c]) - rest * scale) as f32)
                 })
                 .unzip();
-            out.par_chunks_mut(block)
-                .zip(x.par_chunks(block))
-                .with_min_len(task_rows(block))
-                .for_each(|(out, x)| {
-                    vectorised(
-                        #[inline(always)]
-                        || {
-                            for (out, x) in
-                                out.chunks_exact_mut(channels).zip(x.chunks_exact(channels))
+            let norm = |x: &[f32], out: &mut [f32]| {
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (out, x) in out.chunks_exact_mut(channels).zip(x.chunks_exact(channels))
+                        {
+                            for ((((out, x), mean), scale), shift) in
+                                out.iter_mut().zip(x).zip(&mean).zip(&scale).zip(&shift)
                             {
-                                for ((((out, x), mean), scale), shift) in
-                                    out.iter_mut().zip(x).zip(&mean).zip(&scale).zip(&shift)
-                                {
-                                    *out = (x - mean) * scale + shift;
-                                }
+                                *out = (x - mean) * scale + shift;
                             }
-                        },
-                    );
-                    if let Some(activation) = self.activation {
-                        activation.apply(out);
-                    }
-                });
+                        }
+                    },
+                );
+                if let Some(activation) = self.activation {
+                    activation.apply(out);
+                }
+            };
+            match &mut out {
+                Out::Float(out) => out[i * image..][..image]
+                    .par_chunks_mut(block)
+                    .zip(x.par_chunks(block))
+                    .with_min_len(task_rows(block))
+                    .for_each(|(out, x)| norm(x, out)),
+                Out::Int8(out) => {
+                    let pixels = image / channels;
+                    out.fill(i * pixels, pixels, block / channels, |at, out| {
+                        norm(&x[at * block..][..out.len()], out);
+                    });
+                }
+            }
         }
-        Ok((store(out, values.dtype())?, layout.shape().clone()))
+        Ok(match out {
+            Out::Float(out) => (store(out, values.dtype())?, layout.shape().clone()),
+            Out::Int8(out) => out.store(),
+        })
     }
+}
+
+/// A group norm's result as it is computed.
+enum Out {
+    Float(Vec<f32>),
+    Int8(Filling),
 }

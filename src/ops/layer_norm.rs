@@ -5,6 +5,7 @@ use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
 use super::cpu::{Values, store, task_rows, vectorised};
+use super::int8::{Filling, Reads};
 use super::work;
 use crate::measure::op;
 
@@ -33,23 +34,52 @@ impl LayerNorm {
 
     /// x [.., C] → the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_for(Reads::Float, x)
+    }
+
+    /// x [.., C] → the same shape, as the layers behind it read it.
+    pub fn forward_for(&self, reads: Reads, x: &Tensor) -> Result<Tensor> {
         let work = || {
             let channels = self.weight.elem_count();
             let (rows, bytes) = (x.elem_count() / channels, x.dtype().size_in_bytes());
-            work::layer_norm(rows, channels, bytes)
+            let work = work::layer_norm(rows, channels, bytes);
+            work.writing(reads, rows, channels, bytes)
+        };
+        let op = LayerNormOp {
+            eps: self.eps,
+            reads,
         };
         op::run(work, || {
-            x.contiguous()?.apply_op3_no_bwd(
-                &self.weight,
-                &self.bias,
-                &LayerNormOp { eps: self.eps },
-            )
+            x.contiguous()?
+                .apply_op3_no_bwd(&self.weight, &self.bias, &op)
         })
     }
 }
 
 struct LayerNormOp {
     eps: f64,
+    reads: Reads,
+}
+
+impl LayerNormOp {
+    /// Norms one row.
+    fn row(&self, x: &[f32], weight: &[f32], bias: &[f32], out: &mut [f32]) {
+        let count = x.len() as f32;
+        vectorised(
+            #[inline(always)]
+            || {
+                let mean = sum(x, |x| x) / count;
+                // What rounding left out of the mean (as in group_norm).
+                let rest = sum(x, |x| x - mean) / count;
+                let squares = sum(x, |x| (x - mean) * (x - mean));
+                let variance = (squares / count - rest * rest).max(0.0);
+                let scale = 1.0 / (variance + self.eps as f32).sqrt();
+                for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(weight).zip(bias) {
+                    *out = (x - mean - rest) * scale * weight + bias;
+                }
+            },
+        );
+    }
 }
 
 /// Sum of f(x) in sixteen interleaved parts, so that the loop vectorises.
@@ -90,29 +120,20 @@ impl CustomOp3 for LayerNormOp {
         let wide = values.widen();
         let weight = Values::of(weight, weight_layout)?.widen();
         let bias = Values::of(bias, bias_layout)?.widen();
+        let row = |x: &[f32], out: &mut [f32]| self.row(x, &weight, &bias, out);
+        if self.reads == Reads::Int8 {
+            let rows = wide.len() / channels;
+            let mut out = Filling::new(layout.dims(), channels);
+            out.fill(0, rows, 1, |at, out| {
+                row(&wide[at * channels..][..channels], out)
+            });
+            return Ok(out.store());
+        }
         let mut out = vec![0f32; wide.len()];
-        let count = channels as f32;
         out.par_chunks_mut(channels)
             .zip(wide.par_chunks(channels))
             .with_min_len(task_rows(channels))
-            .for_each(|(out, x)| {
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        let mean = sum(x, |x| x) / count;
-                        // What rounding left out of the mean (as in group_norm).
-                        let rest = sum(x, |x| x - mean) / count;
-                        let squares = sum(x, |x| (x - mean) * (x - mean));
-                        let variance = (squares / count - rest * rest).max(0.0);
-                        let scale = 1.0 / (variance + self.eps as f32).sqrt();
-                        for (((out, x), weight), bias) in
-                            out.iter_mut().zip(x).zip(weight.iter()).zip(bias.iter())
-                        {
-                            *out = (x - mean - rest) * scale * weight + bias;
-                        }
-                    },
-                )
-            });
+            .for_each(|(out, x)| row(x, out));
         Ok((store(out, values.dtype())?, layout.shape().clone()))
     }
 }

@@ -1,12 +1,17 @@
 //! `y = x·W + b`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor,
+};
 use candle_nn::VarBuilder;
 
 use super::cpu::{Rows, Values, linear_rows, store};
-use super::int8::{Int8Weights, Quantised, product};
+use super::int8::{Int8Weights, Quantised, Reads, SCALE_BYTES, Scheme, product, result_dtype};
+use super::probe::{self, Layer};
 use super::weight::{Weight, load_weight, outputs_last};
 use super::work;
 use crate::measure::op;
@@ -18,61 +23,106 @@ pub struct Linear {
     bias: Option<Tensor>,
     inputs: usize,
     outputs: usize,
+    dtype: DType,
+    /// In the checkpoint; empty where it is from none.
+    name: String,
 }
 
 impl Linear {
     /// Reads `weight` [out, in] and `bias`.
     pub fn load(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
         let bias = vb.get(outputs, "bias")?;
-        Self::of(
-            load_weight(&[outputs, inputs], &vb)?,
-            Some(bias),
-            [inputs, outputs],
-        )
+        let weight = load_weight(&[outputs, inputs], &vb)?;
+        Ok(Self::of(weight, Some(bias), [inputs, outputs], vb.dtype()).named(&vb))
     }
 
     /// Reads `weight` [out, in] alone.
     pub fn load_no_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
-        Self::of(
-            load_weight(&[outputs, inputs], &vb)?,
-            None,
-            [inputs, outputs],
-        )
+        let weight = load_weight(&[outputs, inputs], &vb)?;
+        Ok(Self::of(weight, None, [inputs, outputs], vb.dtype()).named(&vb))
     }
 
     /// A layer of the given tensors: weight [out, in], bias `[out]`.
     pub fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
         let (outputs, inputs) = weight.dims2()?;
+        let dtype = weight.dtype();
         let weight = Weight::Float(outputs_last(weight)?); // [in, out]
-        Self::of(weight, bias, [inputs, outputs])
+        Ok(Self::of(weight, bias, [inputs, outputs], dtype))
     }
 
-    /// A layer of an int8 weight [out, in], bias `[out]`.
+    /// A layer of an int8 weight [out, in], bias `[out]`, that gives `dtype` where it reads int8.
     pub fn new_int8(
         weight: Int8Weights,
         bias: Option<Tensor>,
-        inputs: usize,
-        outputs: usize,
-    ) -> Result<Self> {
-        Self::of(Weight::Int8(Arc::new(weight)), bias, [inputs, outputs])
+        [inputs, outputs]: [usize; 2],
+        dtype: DType,
+    ) -> Self {
+        Self::of(
+            Weight::Int8(Arc::new(weight)),
+            bias,
+            [inputs, outputs],
+            dtype,
+        )
     }
 
-    fn of(weight: Weight, bias: Option<Tensor>, [inputs, outputs]: [usize; 2]) -> Result<Self> {
-        Ok(Self {
+    fn of(
+        weight: Weight,
+        bias: Option<Tensor>,
+        [inputs, outputs]: [usize; 2],
+        dtype: DType,
+    ) -> Self {
+        Self {
             weight,
             bias,
             inputs,
             outputs,
-        })
+            dtype,
+            name: String::new(),
+        }
     }
 
-    /// x [.., in] → [.., out].
+    fn named(self, vb: &VarBuilder) -> Self {
+        Self {
+            name: vb.prefix(),
+            ..self
+        }
+    }
+
+    /// Its scheme, if it is int8.
+    pub fn int8(&self) -> Option<Scheme> {
+        self.weight.int8()
+    }
+
+    /// The largest magnitude of its weights for each input, where they are floats.
+    pub fn largest_weights(&self) -> Result<Option<Vec<f32>>> {
+        self.weight.largest_by_input(self.inputs)
+    }
+
+    /// What it would rather read.
+    pub fn reads(&self) -> Reads {
+        Reads::of(&self.weight)
+    }
+
+    /// x [.., in], or its rows in int8 ([`Reads::Int8`]) → [.., out].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = self.forward_unseen(x)?;
+        probe::tell(&self.name, || Layer::Linear(self.clone()), x, &y)?;
+        Ok(y)
+    }
+
+    pub(super) fn forward_unseen(&self, x: &Tensor) -> Result<Tensor> {
         let (inputs, outputs) = (self.inputs, self.outputs);
         let work = || {
-            let (rows, bytes) = (x.elem_count() / inputs, x.dtype().size_in_bytes());
+            let int8 = x.dtype() == DType::U8;
+            let rows = x.elem_count() / (inputs + if int8 { SCALE_BYTES } else { 0 });
+            let bytes = result_dtype(x.dtype(), self.dtype).size_in_bytes();
             let bias = self.bias.is_some();
-            work::linear(rows, inputs, outputs, bias, bytes, self.weight.int8())
+            let work = work::linear(rows, inputs, outputs, bias, bytes, self.weight.int8());
+            if int8 {
+                work.reading_int8(rows, inputs, bytes)
+            } else {
+                work
+            }
         };
         op::run(work, || {
             let x = x.contiguous()?;
@@ -84,6 +134,7 @@ impl Linear {
                         weight,
                         inputs,
                         outputs,
+                        dtype: result_dtype(x.dtype(), self.dtype),
                     };
                     match bias {
                         Some(bias) => x.apply_op2_no_bwd(bias, &op),
@@ -105,38 +156,47 @@ impl LinearOp {
     ) -> Result<(CpuStorage, Shape)> {
         let (inputs, outputs) = weight.1.shape().dims2()?;
         let weight = Values::of(weight.0, weight.1)?;
-        run(x, bias, [inputs, outputs], |x, bias, out| {
-            linear_rows(out, Rows::dense(x, inputs), weight, bias, outputs);
-        })
+        floats(x, weight, bias, [inputs, outputs])
     }
 }
 
-/// What all linear layers on the CPU do around their product: x [.., in] → [.., out].
-fn run(
+/// The product of floats: x [.., in] → [.., out].
+fn floats(
     (x, x_layout): (&CpuStorage, &Layout),
+    weight: Values,
     bias: Option<(&CpuStorage, &Layout)>,
     [inputs, outputs]: [usize; 2],
-    product: impl FnOnce(&[f32], Option<&[f32]>, &mut [f32]),
 ) -> Result<(CpuStorage, Shape)> {
-    let mut dims = x_layout.dims().to_vec();
-    match dims.last_mut() {
-        Some(last) if *last == inputs => *last = outputs,
-        _ => candle_core::bail!("linear of {inputs} inputs got {dims:?}"),
-    }
+    let shape = result_shape(x_layout, inputs, outputs)?;
     let values = Values::of(x, x_layout)?;
-    let bias = bias
-        .map(|(s, l)| Values::of(s, l).map(|v| v.widen()))
-        .transpose()?;
+    let bias = widened(bias)?;
     let wide = values.widen();
-    let mut out = vec![0f32; wide.len() / inputs * outputs];
-    product(&wide, bias.as_deref(), &mut out);
-    Ok((store(out, values.dtype())?, dims.into()))
+    let mut out = vec![0f32; shape.elem_count()];
+    let rows = Rows::dense(&wide, inputs);
+    linear_rows(&mut out, rows, weight, bias.as_deref(), outputs);
+    Ok((store(out, values.dtype())?, shape))
+}
+
+/// Of x [.., width], [.., outputs].
+fn result_shape(x: &Layout, width: usize, outputs: usize) -> Result<Shape> {
+    let mut dims = x.dims().to_vec();
+    match dims.last_mut() {
+        Some(last) if *last == width => *last = outputs,
+        _ => candle_core::bail!("linear of {width} inputs got {dims:?}"),
+    }
+    Ok(dims.into())
+}
+
+fn widened<'a>(bias: Option<(&'a CpuStorage, &Layout)>) -> Result<Option<Cow<'a, [f32]>>> {
+    bias.map(|(storage, layout)| Values::of(storage, layout).map(|values| values.widen()))
+        .transpose()
 }
 
 struct Int8LinearOp<'a> {
     weight: &'a Int8Weights,
     inputs: usize,
     outputs: usize,
+    dtype: DType,
 }
 
 impl Int8LinearOp<'_> {
@@ -146,18 +206,21 @@ impl Int8LinearOp<'_> {
         bias: Option<(&CpuStorage, &Layout)>,
     ) -> Result<(CpuStorage, Shape)> {
         let (inputs, outputs) = (self.inputs, self.outputs);
-        run(x, bias, [inputs, outputs], |x, bias, out| {
-            match self.weight {
-                Int8Weights::Packed(weight) => {
-                    let x = Quantised::rows(x, inputs);
-                    product(out, &x, weight, bias, |row, _| Some(row));
-                }
-                Int8Weights::Wide { values, scales } => {
-                    let weight = Values::I8 { values, scales };
-                    linear_rows(out, Rows::dense(x, inputs), weight, bias, outputs);
-                }
+        match self.weight {
+            Int8Weights::Packed(weight) => {
+                let int8 = x.0.dtype() == DType::U8;
+                let width = inputs + if int8 { SCALE_BYTES } else { 0 };
+                let shape = result_shape(x.1, width, outputs)?;
+                let x = Quantised::read(x.0, x.1, inputs)?;
+                let bias = widened(bias)?;
+                let mut out = vec![0f32; shape.elem_count()];
+                product(&mut out, &x, weight, bias.as_deref(), |row, _| Some(row));
+                Ok((store(out, self.dtype)?, shape))
             }
-        })
+            Int8Weights::Wide { values, scales } => {
+                floats(x, Values::I8 { values, scales }, bias, [inputs, outputs])
+            }
+        }
     }
 }
 

@@ -28,6 +28,19 @@ impl Weight {
     }
 }
 
+impl Weight {
+    /// The largest magnitude for each input, where the values are floats.
+    pub fn largest_by_input(&self, inputs: usize) -> Result<Option<Vec<f32>>> {
+        let Self::Float(weight) = self else {
+            return Ok(None);
+        };
+        let outputs = weight.dims().last().copied().unwrap_or(1);
+        let by_tap = weight.abs()?.reshape(((), inputs, outputs))?.max(2)?; // [taps, in]
+        let largest = by_tap.max(0)?.to_dtype(DType::F32)?.to_vec1()?;
+        Ok(Some(largest))
+    }
+}
+
 /// Beside a layer's `weight`, says that it is int8: its scales, `[out]`.
 pub const SCALE: &str = "weight_scale";
 

@@ -6,7 +6,7 @@
 use crate::measure::op::{Op, Work};
 
 use super::Activation;
-use super::int8::Scheme;
+use super::int8::{Reads, SCALE_BYTES, Scheme};
 
 fn work(
     op: Op,
@@ -38,6 +38,24 @@ fn with_int8(work: Work, scheme: Scheme, [values, outputs, bytes]: [usize; 3]) -
         op,
         read_bytes: read,
         ..work
+    }
+}
+
+impl Work {
+    /// The same where the input, [rows, width] of `bytes` each, comes in int8.
+    pub(crate) fn reading_int8(mut self, rows: usize, width: usize, bytes: usize) -> Self {
+        self.read_bytes -= (rows * width * bytes) as u64;
+        self.read_bytes += (rows * (width + SCALE_BYTES)) as u64;
+        self
+    }
+
+    /// The same where the result, [rows, width] of `bytes` each, is given as `reads` says.
+    pub(crate) fn writing(mut self, reads: Reads, rows: usize, width: usize, bytes: usize) -> Self {
+        if reads == Reads::Int8 {
+            self.written_bytes -= (rows * width * bytes) as u64;
+            self.written_bytes += (rows * (width + SCALE_BYTES)) as u64;
+        }
+        self
     }
 }
 
@@ -246,6 +264,9 @@ mod tests {
         assert_eq!((counts(&int8), int8.op), ([30, 10, 79, 40], Op::Int8Linear));
         let wide = linear(2, 3, 5, true, 4, Some(Scheme::W8A16));
         assert_eq!((wide.read_bytes, wide.op), (79, Op::Linear));
+        // Its six inputs in a byte each, with a scale of four bytes to each of two rows.
+        let rows = int8.reading_int8(2, 3, 4);
+        assert_eq!(counts(&rows), [30, 10, 79 - 24 + 14, 40]);
         // 4×4 pixels of 2 channels, 3×3 kernel, stride 2: 4 pixels of 3 channels.
         let conv = conv2d((16, 4), 9, 2, 3, 2, None);
         assert_eq!(counts(&conv), [4 * 9 * 6, 12, 2 * (32 + 54 + 3), 24]);
@@ -260,6 +281,9 @@ mod tests {
         assert_eq!(silu.other_flops, 66);
         assert_eq!(counts(&layer_norm(3, 2, 4)), [0, 48, 40, 24]);
         assert_eq!(counts(&geglu(3, 2, 4)), [0, 36, 48, 24]);
+        // Three rows of two bytes and a scale of four.
+        let rows = geglu(3, 2, 4).writing(Reads::Int8, 3, 2, 4);
+        assert_eq!(counts(&rows), [0, 36, 48, 18]);
         assert_eq!(counts(&activation(6, Activation::Gelu, 2)), [0, 30, 12, 12]);
         assert_eq!(counts(&add(6, 2, 4)), [0, 6, 32, 24]);
         assert_eq!(counts(&moved((6, 2), (6, 4))), [0, 0, 12, 24]);

@@ -12,7 +12,7 @@ use super::attention::{KEY_TILE, QUERY_TILE};
 use super::conv2d::block_pixels;
 use super::cpu::{steady_rows, widened_inputs};
 use super::group_norm::{Moments, block_values};
-use super::int8::{self, Scheme};
+use super::int8::{self, Reads, SCALE_BYTES, Scheme};
 
 /// What all CPU paths compute in.
 const F32: usize = size_of::<f32>();
@@ -27,21 +27,47 @@ fn widening(dtype: DType, widened: usize, out: usize, scratch: usize) -> usize {
     F32 * (widened + out) + scratch.saturating_sub(result)
 }
 
-/// x [rows, inputs] → [rows, outputs], on `threads` threads.
+/// x [rows, inputs], of floats or as int8 rows → [rows, outputs], on `threads` threads.
 pub fn linear(
-    dtype: DType,
+    (dtype, reads): (DType, Reads),
     rows: usize,
     (inputs, outputs): (usize, usize),
     bias: bool,
     int8: Option<Scheme>,
     threads: usize,
 ) -> usize {
-    let widened = rows * inputs + usize::from(bias) * outputs;
-    let scratch = match int8 {
-        Some(Scheme::W8A8) => int8::workspace((rows, rows), inputs, 1, threads),
-        _ => linear_rows(as_kept(dtype, int8), rows, inputs, outputs),
+    let bias = usize::from(bias) * outputs;
+    if int8 == Some(Scheme::W8A8) {
+        let sizes = (rows, rows, 1);
+        return integers((dtype, reads), sizes, (inputs, outputs), bias, threads);
+    }
+    let scratch = linear_rows(as_kept(dtype, int8), rows, inputs, outputs);
+    widening(dtype, rows * inputs + bias, rows * outputs, scratch)
+}
+
+/// A product of int8 weights and activations: `in_rows` of them, quantised here unless they come so, to
+/// `out_rows` over `taps` each; with `bias` biases.
+fn integers(
+    (dtype, reads): (DType, Reads),
+    (in_rows, out_rows, taps): (usize, usize, usize),
+    (inputs, outputs): (usize, usize),
+    bias: usize,
+    threads: usize,
+) -> usize {
+    let (rows, widened) = match reads {
+        Reads::Float => (in_rows * (inputs + SCALE_BYTES), F32 * in_rows * inputs),
+        Reads::Int8 => (in_rows * SCALE_BYTES, 0),
     };
-    widening(dtype, widened, rows * outputs, scratch)
+    let blocks = int8::workspace(out_rows, inputs, taps, threads);
+    if dtype == DType::F32 {
+        return rows + blocks;
+    }
+    let out = out_rows * outputs;
+    let result = out * dtype.size_in_bytes();
+    let quantising = rows + widened;
+    let multiplying = rows + F32 * (bias + out) + blocks;
+    let storing = rows + F32 * (bias + out) + result;
+    quantising.max(multiplying).max(storing) - result
 }
 
 /// The type that a weight is kept in: any narrower than f32 is widened block by block.
@@ -72,7 +98,7 @@ fn linear_rows(dtype: DType, rows: usize, inputs: usize, outputs: usize) -> usiz
 /// Images of `pixels` (of all of them, and of one once convolved) by a kernel of `taps`; `pointwise`
 /// is a kernel of one, stride 1, no padding.
 pub fn conv2d(
-    dtype: DType,
+    (dtype, reads): (DType, Reads),
     (pixels, images, out_pixels): (usize, usize, usize),
     taps: usize,
     (inputs, outputs): (usize, usize),
@@ -80,10 +106,12 @@ pub fn conv2d(
     int8: Option<Scheme>,
     threads: usize,
 ) -> usize {
+    if int8 == Some(Scheme::W8A8) {
+        let sizes = (pixels, images * out_pixels, taps);
+        return integers((dtype, reads), sizes, (inputs, outputs), outputs, threads);
+    }
     let kept = as_kept(dtype, int8);
-    let scratch = if int8 == Some(Scheme::W8A8) {
-        int8::workspace((pixels, images * out_pixels), inputs, taps, threads)
-    } else if pointwise {
+    let scratch = if pointwise {
         linear_rows(kept, pixels, inputs, outputs)
     } else {
         let patch = taps * inputs;
@@ -113,20 +141,35 @@ pub fn attention(
     widening(dtype, out + 2 * key_rows * keys * width, out, scratch)
 }
 
-/// `images` of `pixels` × `channels`; `given` statistics are not taken.
+/// `images` of `pixels` × `channels`, given as `reads` says; `given` statistics are not taken.
 pub fn group_norm(
-    dtype: DType,
+    (dtype, reads): (DType, Reads),
     (images, pixels): (usize, usize),
     channels: usize,
     groups: usize,
     given: bool,
+    threads: usize,
 ) -> usize {
     let scratch = match given {
         true => Moments::bytes(groups),
         false => block_moments(pixels, channels, groups),
     };
     let values = images * pixels * channels;
-    widening(dtype, values + 2 * channels, values, scratch)
+    match reads {
+        Reads::Float => widening(dtype, values + 2 * channels, values, scratch),
+        Reads::Int8 => {
+            let blocks = threads * F32 * block_values(channels);
+            filling(dtype, values + 2 * channels) + scratch.max(blocks)
+        }
+    }
+}
+
+/// `widened` values read to give int8 rows, which nothing is left to be done to.
+fn filling(dtype: DType, widened: usize) -> usize {
+    match dtype {
+        DType::F32 => 0,
+        _ => F32 * widened,
+    }
 }
 
 /// `GroupNorm::moments` of one image: no result but the statistics.
@@ -143,14 +186,32 @@ fn block_moments(pixels: usize, channels: usize, groups: usize) -> usize {
     (pixels * channels).div_ceil(block_values(channels)) * Moments::bytes(groups)
 }
 
-/// `rows` × `channels`.
-pub fn layer_norm(dtype: DType, rows: usize, channels: usize) -> usize {
-    widening(dtype, rows * channels + 2 * channels, rows * channels, 0)
+/// `rows` × `channels`, given as `reads` says.
+pub fn layer_norm(
+    (dtype, reads): (DType, Reads),
+    rows: usize,
+    channels: usize,
+    threads: usize,
+) -> usize {
+    let widened = rows * channels + 2 * channels;
+    match reads {
+        Reads::Float => widening(dtype, widened, rows * channels, 0),
+        Reads::Int8 => filling(dtype, widened) + threads * F32 * channels,
+    }
 }
 
-/// [rows, 2 × channels] → [rows, channels].
-pub fn geglu(dtype: DType, rows: usize, channels: usize) -> usize {
-    widening(dtype, 2 * rows * channels, rows * channels, 0)
+/// [rows, 2 × channels] → [rows, channels], given as `reads` says.
+pub fn geglu(
+    (dtype, reads): (DType, Reads),
+    rows: usize,
+    channels: usize,
+    threads: usize,
+) -> usize {
+    let widened = 2 * rows * channels;
+    match reads {
+        Reads::Float => widening(dtype, widened, rows * channels, 0),
+        Reads::Int8 => filling(dtype, widened) + threads * F32 * channels,
+    }
 }
 
 /// In place in the widened copy.

@@ -3,16 +3,20 @@
 //! The arithmetic is in [`crate::ops::int8`]. A layer is int8 where its weight is a matrix or a
 //! convolution and its name is not on the list of those [`KEPT`] in floating point.
 
+mod audit;
 mod on_load;
 mod save;
+mod smooth;
 mod stored;
 
 use candle_core::{CpuStorage, Storage, Tensor};
 use rayon::prelude::*;
 
 pub use crate::ops::int8::Scheme;
+pub use audit::{Audit, LayerAudit, Layers, audit};
 pub use on_load::OnLoad;
 pub use save::{Saved, save};
+pub use smooth::{Calibration, Smoothing, SmoothingConfig};
 pub use stored::{QuantConfig, Stored};
 
 use crate::error::{Error, Result};

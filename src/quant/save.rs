@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Mutex;
 
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 use safetensors::Dtype;
 use safetensors::tensor::View;
 
 use super::stored::{KEY, QuantConfig};
-use super::{Scheme, Selection, quantise_tensor};
+use super::{Scheme, Selection, Smoothing, SmoothingConfig, quantise_tensor};
 use crate::config::FILE;
 use crate::error::{Error, Result};
 use crate::ops::weight::SCALE;
@@ -41,6 +41,7 @@ pub fn save(
     checkpoint: &Checkpoint,
     scheme: Scheme,
     selection: &Selection,
+    smoothing: Option<(&Smoothing, SmoothingConfig)>,
     out: &Path,
     on_tensor: &(dyn Fn(usize, usize) -> Result<()> + Sync),
 ) -> Result<Saved> {
@@ -74,9 +75,15 @@ pub fn save(
         std::fs::write(into.join(&name), from.map(&name)?.as_ref()).map_err(unwritten)?;
     }
     let unet = folder.path().join(Component::Unet.name());
-    let saved = write_unet(&mapped, selection, &unet.join(UNET_FILE), on_tensor)?;
+    let factors = smoothing.map(|(factors, _)| factors);
+    let path = unet.join(UNET_FILE);
+    let saved = write_unet(&mapped, selection, factors, &path, on_tensor)?;
+    if let Some(factors) = factors {
+        factors.write(&unet)?;
+    }
     let mut config: serde_json::Value = source.json(FILE)?;
-    let quant = QuantConfig::new(scheme, selection.kept().to_vec());
+    let smoothing = smoothing.map(|(_, config)| config);
+    let quant = QuantConfig::new(scheme, selection.kept().to_vec(), smoothing);
     config[KEY] = serde_json::to_value(quant).expect("names and numbers only");
     let text = serde_json::to_string_pretty(&config).expect("it was JSON before");
     std::fs::write(unet.join(FILE), text + "\n").map_err(unwritten)?;
@@ -84,7 +91,10 @@ pub fn save(
     let mode = std::fs::metadata(unet.join(FILE))
         .map_err(unwritten)?
         .permissions();
-    std::fs::set_permissions(unet.join(UNET_FILE), mode).map_err(unwritten)?;
+    for file in std::fs::read_dir(&unet).map_err(unwritten)? {
+        let path = file.map_err(unwritten)?.path();
+        std::fs::set_permissions(path, mode.clone()).map_err(unwritten)?;
+    }
     // An empty folder of this name may be there.
     std::fs::rename(folder.path(), out).map_err(|e| match out.exists() {
         true => Error::file(
@@ -100,12 +110,14 @@ pub fn save(
 fn write_unet(
     mapped: &Mapped,
     selection: &Selection,
+    smoothing: Option<&Smoothing>,
     path: &Path,
     on_tensor: &(dyn Fn(usize, usize) -> Result<()> + Sync),
 ) -> Result<Saved> {
     let mut saved = Saved::default();
     let state = State {
         mapped,
+        smoothing,
         scales: Mutex::default(),
         done: Mutex::new((0, None)),
         total: mapped.tensors().count(),
@@ -135,7 +147,12 @@ fn write_unet(
             }
             _ => {
                 saved.float_layers += usize::from(layer.is_some());
-                views.push(view(name.to_owned(), dtype, shape, Kind::Same(bytes)));
+                let changed = smoothing.is_some_and(|s| s.changes(name));
+                let kind = match changed {
+                    true => Kind::Folded(name.to_owned()),
+                    false => Kind::Same(bytes),
+                };
+                views.push(view(name.to_owned(), dtype, shape, kind));
             }
         }
     }
@@ -157,6 +174,7 @@ fn write_unet(
 /// What the tensors being written share.
 struct State<'a> {
     mapped: &'a Mapped,
+    smoothing: Option<&'a Smoothing>,
     /// Scales of weights by name: computed with the integers or before them.
     scales: Mutex<HashMap<String, Vec<f32>>>,
     /// Tensors written, and the first failure: a [`View`] has no way to report one.
@@ -176,6 +194,8 @@ struct Lazy<'a> {
 enum Kind<'a> {
     /// As in the source.
     Same(&'a [u8]),
+    /// Smoothed, in the source's type.
+    Folded(String),
     /// The integers of the weight of this name.
     Int8(String),
     /// Its scales.
@@ -183,9 +203,18 @@ enum Kind<'a> {
 }
 
 impl State<'_> {
+    /// A tensor in float32, smoothed where that is asked for.
+    fn whole(&self, name: &str) -> Result<Tensor> {
+        let tensor = self.mapped.whole(name, DType::F32)?;
+        Ok(match self.smoothing.filter(|s| s.changes(name)) {
+            Some(smoothing) => smoothing.fold(name, tensor)?,
+            None => tensor,
+        })
+    }
+
     /// Quantises a weight, keeps its scales.
     fn quantise(&self, name: &str, outputs: usize) -> Result<Vec<i8>> {
-        let weight = self.mapped.whole(name, DType::F32)?;
+        let weight = self.whole(name)?;
         let (values, scales) = quantise_tensor(&weight, outputs)?;
         if scales.iter().any(|scale| !scale.is_finite()) {
             let problem = format!("tensor `{name}` holds NaN or infinity, which int8 cannot keep");
@@ -207,6 +236,11 @@ impl Lazy<'_> {
         let outputs = self.shape[0];
         Ok(match &self.kind {
             Kind::Same(bytes) => Cow::Borrowed(bytes),
+            Kind::Folded(name) => {
+                let dtype = candle_core::DType::try_from(self.dtype)?;
+                let tensor = self.state.whole(name)?.to_dtype(dtype)?;
+                Cow::Owned(safetensors::View::data(&tensor).into_owned())
+            }
             Kind::Int8(name) => {
                 let values = self.state.quantise(name, outputs)?;
                 Cow::Owned(values.into_iter().map(|v| v as u8).collect())

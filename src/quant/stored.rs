@@ -8,7 +8,7 @@ use candle_nn::Init;
 use candle_nn::var_builder::SimpleBackend;
 use serde::{Deserialize, Serialize};
 
-use super::Scheme;
+use super::{Scheme, SmoothingConfig};
 use crate::config::FILE;
 use crate::error::{Error, Result};
 use crate::ops::weight::INT8_ACTIVATIONS;
@@ -30,6 +30,9 @@ pub struct QuantConfig {
     pub scheme: Scheme,
     /// Parts of names whose layers stay in floating point.
     pub kept: Vec<String>,
+    /// How it was smoothed, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smoothing: Option<SmoothingConfig>,
 }
 
 /// As much of any program's `quantization_config` as tells whose it is.
@@ -41,12 +44,13 @@ struct Method {
 
 impl QuantConfig {
     /// What this version writes.
-    pub fn new(scheme: Scheme, kept: Vec<String>) -> Self {
+    pub fn new(scheme: Scheme, kept: Vec<String>, smoothing: Option<SmoothingConfig>) -> Self {
         Self {
             quant_method: METHOD.into(),
             version: VERSION,
             scheme,
             kept,
+            smoothing,
         }
     }
 

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::error::Result;
-use crate::ops::{Linear, Mask, attention};
+use crate::ops::{Linear, Mask, Reads, attention};
 
 /// Attention's projections. Source: diffusers, `models/attention_processor.py`, `Attention`.
 #[derive(Debug)]
@@ -33,6 +33,16 @@ impl Attention {
             to_out: Linear::load(width, width, vb.pp("to_out.0"))?,
             heads,
         })
+    }
+
+    /// What a self-attention would rather read.
+    pub fn reads(&self) -> Reads {
+        Reads::all([&self.to_q, &self.to_k, &self.to_v].map(Linear::reads))
+    }
+
+    /// What a cross-attention would rather read.
+    pub fn reads_queries(&self) -> Reads {
+        self.to_q.reads()
     }
 
     /// context [B, N, C_context] → keys and values.

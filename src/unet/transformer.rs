@@ -7,7 +7,7 @@ use super::Contexts;
 use super::attention::{Attention, KeyValues};
 use crate::config::{TransformerConfig, UnetConfig};
 use crate::error::Result;
-use crate::ops::{Conv2d, GroupNorm, LayerNorm, Linear, add, geglu};
+use crate::ops::{Conv2d, GroupNorm, LayerNorm, Linear, Reads, add, geglu};
 
 /// Eps of the transformer's group norm and of its blocks' layer norms; neither is in the config.
 const GROUP_NORM_EPS: f64 = 1e-6;
@@ -37,6 +37,13 @@ impl Projection {
         } else {
             Self::Conv(Conv2d::load(channels, channels, 1, vb)?)
         })
+    }
+
+    fn reads(&self) -> Reads {
+        match self {
+            Self::Linear(linear) => linear.reads(),
+            Self::Conv(conv) => conv.reads(),
+        }
     }
 
     /// x [B, H, W, C] → [B, H, W, C]
@@ -85,7 +92,10 @@ impl SpatialTransformer {
     /// x [B, H, W, C] → [B, H, W, C]
     pub fn forward(&self, x: Tensor, contexts: &mut Contexts) -> Result<Tensor> {
         let (b, h, w, c) = x.dims4()?;
-        let hidden = self.proj_in.forward(&self.norm.forward(&x)?)?;
+        let reads = self.proj_in.reads();
+        let hidden = self
+            .proj_in
+            .forward(&self.norm.forward_for(reads, &x, None)?)?;
         let mut hidden = hidden.reshape((b, h * w, c))?; // [B, H·W, C]
         for block in &self.transformer_blocks {
             let context = contexts
@@ -131,12 +141,19 @@ impl TransformerBlock {
     /// x [B, H·W, C] → [B, H·W, C]
     fn forward(&self, x: &Tensor, context: &KeyValues) -> Result<Tensor> {
         let mut x = {
-            let normed = self.norm1.forward(x)?;
+            let normed = self.norm1.forward_for(self.attn1.reads(), x)?;
             let key_values = self.attn1.project(&normed)?;
             add(x, &self.attn1.forward(&normed, &key_values)?)?
         };
-        x = add(&x, &self.attn2.forward(&self.norm2.forward(&x)?, context)?)?;
-        let inner = geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?; // [B, H·W, 4C]
+        x = {
+            let normed = self.norm2.forward_for(self.attn2.reads_queries(), &x)?;
+            add(&x, &self.attn2.forward(&normed, context)?)?
+        };
+        let inner = {
+            let normed = self.norm3.forward_for(self.ff_in.reads(), &x)?;
+            self.ff_in.forward(&normed)? // [B, H·W, 8C]
+        };
+        let inner = geglu(self.ff_out.reads(), &inner)?; // [B, H·W, 4C]
         Ok(add(&x, &self.ff_out.forward(&inner)?)?)
     }
 }

@@ -1,6 +1,6 @@
 use candle_core::Tensor;
 use candle_core::cpu::erf::erf_f64;
-use darkroom::ops::{Activation, activation, geglu};
+use darkroom::ops::{Activation, Reads, activation, geglu};
 
 use crate::support::{Array, Case, F32_EPS};
 
@@ -71,7 +71,7 @@ fn gated() {
             inputs: vec![Array::randn(6, dims).map(|x| 2.0 * x)],
             batched: 1,
             f32_limit: LIMIT,
-            run: &|t: &[Tensor]| geglu(&t[0]),
+            run: &|t: &[Tensor]| geglu(Reads::Float, &t[0]),
             reference: &|operands: &[Array]| {
                 let (x, half) = (&operands[0], operands[0].last() / 2);
                 let mut dims = x.dims.clone();
@@ -86,5 +86,8 @@ fn gated() {
         .check();
     }
     let odd = Array::randn(6, &[2, 5]).tensor(candle_core::DType::F32);
-    assert!(geglu(&odd).is_err(), "an odd width has no halves");
+    assert!(
+        geglu(Reads::Float, &odd).is_err(),
+        "an odd width has no halves"
+    );
 }

@@ -2,8 +2,10 @@
 
 use candle_core::{DType, Device, Tensor};
 use darkroom::ops::int8::kernel::Kernel;
-use darkroom::ops::int8::{Int8Weights, Packed, Quantised, Scheme, product, quantise_row};
-use darkroom::ops::{Conv2d, Linear, Padding};
+use darkroom::ops::int8::{
+    Int8Weights, Packed, Quantised, SCALE_BYTES, Scheme, product, quantise_row,
+};
+use darkroom::ops::{Activation, Conv2d, GroupNorm, LayerNorm, Linear, Padding, Reads, geglu};
 use darkroom::rng::{NoiseSource, TorchCpu};
 
 /// Rows that are awkward to quantise: zeros, one value, ties, a large one among small ones.
@@ -160,7 +162,7 @@ fn layers_agree_with_their_float_twins() {
         let (values, scales) = weights(outputs, inputs);
         let bias = randn(&[outputs]);
         let weight = int8(&values, &[outputs, inputs], &scales, scheme);
-        let ours = Linear::new_int8(weight, Some(bias.clone()), inputs, outputs).unwrap();
+        let ours = Linear::new_int8(weight, Some(bias.clone()), [inputs, outputs], DType::F32);
         let wide = dequantised(&values, &[outputs, inputs], &scales);
         let theirs = Linear::new(&wide, Some(bias.clone())).unwrap();
         let x = randn(&[2, 9, inputs]);
@@ -201,4 +203,80 @@ fn layers_agree_with_their_float_twins() {
             );
         }
     }
+}
+
+/// What norms and GEGLU give in int8 is what quantising their floats gives, bit for bit, and so is
+/// what the layers behind them make of it.
+#[test]
+fn rows_are_quantised_alike_in_one_pass_and_in_two() {
+    let randn = |seed, shape: &[usize]| {
+        let values = TorchCpu::new(seed).randn(shape.iter().product());
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    };
+    type Run<'a> = &'a dyn Fn(Reads, &Tensor) -> candle_core::Result<Tensor>;
+    // Odd widths, several images, more pixels than a block of the group norm holds.
+    for (c, [b, h, w]) in [
+        (4, [1, 1, 1]),
+        (36, [2, 5, 3]),
+        (60, [2, 19, 23]),
+        (8, [1, 40, 33]),
+    ] {
+        let (weight, bias) = (randn(1, &[c]), randn(2, &[c]));
+        let layer_norm = LayerNorm::new(weight.clone(), bias.clone(), 1e-5);
+        let group_norm = GroupNorm::new(weight, bias.clone(), 4, 1e-5);
+        let image = randn(3, &[b, h, w, c]);
+        let gated = randn(4, &[b, h, w, 2 * c]);
+        let (values, scales) = weights(c, c);
+        let linear = Linear::new_int8(
+            int8(&values, &[c, c], &scales, Scheme::W8A8),
+            None,
+            [c, c],
+            DType::F32,
+        );
+        let (values, scales) = weights(c, c * 9);
+        let weight = int8(&values, &[c, c, 3, 3], &scales, Scheme::W8A8);
+        let conv = Conv2d::new_int8(weight, bias, [c, c, 3], 1, Padding::all(1));
+        assert_eq!((linear.reads(), conv.reads()), (Reads::Int8, Reads::Int8));
+        let runs: [(&str, &Tensor, Run); 4] = [
+            ("layer_norm", &image, &|reads, x| {
+                layer_norm.forward_for(reads, x)
+            }),
+            ("group_norm", &image, &|reads, x| {
+                group_norm.forward_for(reads, x, None)
+            }),
+            ("group_norm_silu", &image, &|reads, x| {
+                group_norm.forward_for(reads, x, Some(Activation::Silu))
+            }),
+            ("geglu", &gated, &|reads, x| geglu(reads, x)),
+        ];
+        for (name, x, run) in runs {
+            let float = run(Reads::Float, x).unwrap();
+            let rows = run(Reads::Int8, x).unwrap();
+            assert_eq!(rows.dims(), [b, h, w, c + SCALE_BYTES], "{name}");
+            let bytes = rows.flatten_all().unwrap().to_vec1::<u8>().unwrap();
+            let floats = float.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let mut want = vec![0i8; floats.len()];
+            let scales: Vec<u8> = floats
+                .chunks(c)
+                .zip(want.chunks_mut(c))
+                .flat_map(|(x, q)| quantise_row(x, q).to_ne_bytes())
+                .collect();
+            let want: Vec<u8> = want.into_iter().map(|q| q as u8).chain(scales).collect();
+            assert!(bytes == want, "{name} of {c} channels");
+            let same = |a: Tensor, b: Tensor| {
+                let bits = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                assert_eq!(a.dims(), b.dims());
+                assert!(bits(a) == bits(b), "behind {name} of {c} channels");
+            };
+            same(
+                linear.forward(&rows).unwrap(),
+                linear.forward(&float).unwrap(),
+            );
+            same(conv.forward(&rows).unwrap(), conv.forward(&float).unwrap());
+        }
+    }
+    // A float layer does not read rows in int8.
+    let rows = geglu(Reads::Int8, &randn(5, &[3, 8])).unwrap();
+    let float = Linear::new(&randn(6, &[5, 8]), None).unwrap();
+    assert!(float.forward(&rows).is_err());
 }

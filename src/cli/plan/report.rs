@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::forecast::device::Device;
 use crate::forecast::roofline::Limit;
 use crate::forecast::{Forecast, WayOut};
+use crate::measure::op::Work;
 use crate::request::{Precision, Request};
 
 /// Form of the record; raised when a reader could misread it.
@@ -64,6 +65,15 @@ struct Stage {
     peak_bytes: u64,
     resident_bytes: u64,
     workspace_at_peak_bytes: u64,
+    operations: Vec<Operation>,
+}
+
+/// What a stage does so many times.
+#[derive(Serialize)]
+struct Operation {
+    #[serde(flatten)]
+    work: Work,
+    calls: usize,
 }
 
 #[derive(Serialize)]
@@ -112,6 +122,11 @@ impl<'a> Report<'a> {
             peak_bytes: stage.memory.peak,
             resident_bytes: stage.memory.resident,
             workspace_at_peak_bytes: stage.memory.workspace_at_peak,
+            operations: stage
+                .ops
+                .iter()
+                .map(|(&work, &calls)| Operation { work, calls })
+                .collect(),
         });
         Self {
             schema: SCHEMA,

@@ -1,20 +1,23 @@
 //! Products of int8 weights, with int8 or float activations.
 //!
 //! A weight `w[o, ..]` is `q[o, ..] · s[o]`: integers from −127 to 127 and one float32 scale an output.
-//! Under W8A8 a row of activations (a token, a pixel) is quantised likewise when it arrives, each
-//! row by its own largest value; products are summed in int32 without rounding, and the scales are
-//! applied to the sums. A convolution sums each tap of its kernel apart, since each tap reads
-//! another pixel with another scale. Under W8A16 the activations stay as they are and the weights
-//! are widened block by block.
+//! Under W8A8 a row of activations (a token, a pixel) is quantised likewise by its own largest value:
+//! by the norm or GEGLU that computes it ([`Reads::Int8`]), else when it arrives. Products are summed
+//! in int32 without rounding, and the scales are applied to the sums. A convolution sums each tap of
+//! its kernel apart, since each tap reads another pixel with another scale. Under W8A16 the
+//! activations stay as they are and the weights are widened block by block.
 
 pub mod kernel;
+mod rows;
 mod weights;
 
+pub(super) use rows::{Filling, result_dtype};
+pub use rows::{Quantised, Reads, SCALE_BYTES};
 pub use weights::{Int8Weights, Scheme};
 
 use rayon::prelude::*;
 
-use super::cpu::{task_rows, vectorised};
+use super::cpu::vectorised;
 use kernel::{COLUMNS, Kernel, MAX_ROWS, Tile};
 
 /// Largest magnitude of a quantised value; −128 has no positive twin and is left out.
@@ -47,32 +50,6 @@ pub fn quantise_row(x: &[f32], q: &mut [i8]) -> f32 {
             scale + poison
         },
     )
-}
-
-/// Rows of activations in int8, each with its scale.
-pub struct Quantised {
-    values: Vec<i8>,
-    scales: Vec<f32>,
-    width: usize,
-}
-
-impl Quantised {
-    /// Quantises rows of `width` values.
-    pub fn rows(x: &[f32], width: usize) -> Self {
-        let mut values = vec![0i8; x.len()];
-        let mut scales = vec![0f32; x.len() / width.max(1)];
-        values
-            .par_chunks_mut(width)
-            .zip(x.par_chunks(width))
-            .zip(&mut scales)
-            .with_min_len(task_rows(width))
-            .for_each(|((q, x), scale)| *scale = quantise_row(x, q));
-        Self {
-            values,
-            scales,
-            width,
-        }
-    }
 }
 
 /// An int8 weight in the order that this processor's kernel reads: by 16 outputs, tap, group of
@@ -173,19 +150,14 @@ fn block_rows(kernel: Kernel, rows: usize, row_bytes: usize, threads: usize) -> 
     block.next_multiple_of(kernel.rows())
 }
 
-/// What quantising rows and [`product`] hold besides input and result, in bytes: the rows in int8,
-/// and the blocks that `threads` threads lay out.
-pub(super) fn workspace(
-    (in_rows, out_rows): (usize, usize),
-    inputs: usize,
-    taps: usize,
-    threads: usize,
-) -> usize {
+/// What [`product`] holds besides input and result, in bytes: the blocks that `threads` threads lay
+/// out.
+pub(super) fn workspace(out_rows: usize, inputs: usize, taps: usize, threads: usize) -> usize {
     let kernel = Kernel::best();
     let row_bytes = taps * tap_bytes(kernel, inputs);
     let block = block_rows(kernel, out_rows, row_bytes, threads);
     let tasks = threads.min(out_rows.div_ceil(block));
-    in_rows * (inputs + 4) + tasks * block * (row_bytes + 4 * taps)
+    tasks * block * (row_bytes + 4 * taps)
 }
 
 /// `out[row, o] = Σ taps (Σ inputs q · w) · scale(pixel of the tap) · scale(o) + bias(o)`. `pixel`

@@ -94,7 +94,7 @@ impl Int8Weights {
 }
 
 /// The integers that these bytes are.
-fn as_i8(bytes: &[u8]) -> &[i8] {
+pub(super) fn as_i8(bytes: &[u8]) -> &[i8] {
     // SAFETY: u8 and i8 have one size and alignment, and every bit pattern is valid in both.
     unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) }
 }
