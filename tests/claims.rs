@@ -157,7 +157,7 @@ fn the_table_and_the_record_agree() {
         "5.00 ×",
         "arithmetic error, +2.0 %",
         "to measure it: no command: darkroom does not train",
-        "2 claims: 2 arithmetic error",
+        "2 claims: arithmetic error 2",
         "measured on: AMD EPYC, 2 threads",
     ] {
         assert!(text.contains(words), "`{words}` is not in:\n{text}");

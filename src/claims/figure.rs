@@ -16,8 +16,6 @@ pub enum Unit {
     Gigabytes,
     /// At once.
     Images,
-    /// Throughput.
-    ImagesPerSecond,
     /// US dollars.
     Dollars,
     /// US dollars for one GPU in one hour.
@@ -45,7 +43,6 @@ impl Unit {
             Self::Percent => format!("{number} %"),
             Self::Gigabytes => format!("{number} GB"),
             Self::Images => format!("{number} images"),
-            Self::ImagesPerSecond => format!("{number} images/s"),
             Self::Dollars => format!("${number}"),
             Self::DollarsPerHour => format!("${number}/h"),
             Self::Steps => format!("{number} steps"),

@@ -50,7 +50,7 @@ const USUAL_STEPS: RangeInclusive<usize> = 20..=50;
 /// diffusers' guidance for SDXL: two forwards of the UNet a step.
 const GUIDANCE: f64 = 5.0;
 /// Of the CPU path's workspaces, which stand in for a GPU's.
-const THREADS: usize = 1;
+pub const THREADS: usize = 1;
 
 /// A run and the file that it is from.
 #[derive(Clone, Debug)]

@@ -13,17 +13,17 @@ use crate::forecast::device::{Device, GPUS};
 use crate::forecast::{Forecast, Model, forecast, largest_batch};
 use crate::request::{Precision, Request, Size};
 
-use super::grounds::{HALF, INT8, bound_s};
+use super::grounds::{HALF, INT8, THREADS, bound_s};
 use super::published::{MLPERF_BATCH, MLPERF_BATCH_SHARE};
 use calibration::Calibration;
 use prices::{Cost, cost};
 
 /// Batches that are looked at.
 const BATCHES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
-/// Of the CPU path's workspaces, which stand in for a GPU's.
-const THREADS: usize = 1;
-const DAY_S: f64 = 86_400.0;
-const HOUR_S: f64 = 3600.0;
+/// Seconds of a day.
+pub const DAY_S: f64 = 86_400.0;
+/// Seconds of an hour.
+pub const HOUR_S: f64 = 3600.0;
 
 /// What the UNet computes in; text encoders and VAE are in half precision with both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

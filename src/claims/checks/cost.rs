@@ -3,6 +3,7 @@
 use super::dynamic::MIDJOURNEY;
 use super::latency::SDXL;
 use super::utilisation::RAISED;
+use crate::claims::advise::{DAY_S, HOUR_S};
 use crate::claims::figure::{Bearing, Figure, Stated, Unit};
 use crate::claims::grounds::Grounds;
 use crate::claims::published::{H100_DOLLARS_PER_HOUR, MLPERF, MLPERF_H100};
@@ -19,8 +20,6 @@ const BELOW: Stated = Stated {
 };
 /// Midjourney's images a day.
 const A_DAY: f64 = 40e6;
-const DAY_S: f64 = 86_400.0;
-const HOUR_S: f64 = 3600.0;
 
 /// Dollars of an image that takes `seconds` of a GPU at a price, which is paid for idle time, too.
 fn dollars(price_per_hour: f64, seconds: f64, utilisation: f64) -> f64 {

@@ -92,8 +92,11 @@ pub fn parse(path: &Path, text: &str) -> Result<Contents> {
             .map_err(|e| wrong(format!("not one JSON value a line: {e}")))?;
         match value.get("schema").and_then(Value::as_u64) {
             Some(schema) if schema == u64::from(SCHEMA) => {
-                let run = serde_json::from_value(value)
-                    .map_err(|e| wrong(format!("not a benchmark's record: {e}")))?;
+                let run = serde_json::from_value(value).map_err(|e| {
+                    wrong(format!(
+                        "schema {SCHEMA}, but not a benchmark's record: {e}"
+                    ))
+                })?;
                 check(&run).map_err(wrong)?;
                 contents.runs.push(run);
             }

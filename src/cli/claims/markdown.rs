@@ -12,7 +12,7 @@ const INTRODUCTION: &str = "\
 Made by `darkroom claims --report DIR`. The claims are of a Chinese white paper, *AIGC compute
 consumption: the architecture cost difference of Stable Diffusion and Midjourney* (2025-05, an H800
 cluster), here in our words. A verdict follows from the numbers by rules that are the same for all
-([src/claims/verdict.rs](../../../src/claims/verdict.rs)): *same* figures judge, a *bound* can only exclude,
+(src/claims/verdict.rs): *same* figures judge, a *bound* can only exclude,
 *context* is another device, other conditions or another quantity, and judges nothing. Differences are
 those of a figure from the stated number. A forecast is a lower bound at the limits of a datasheet.
 ";

@@ -87,7 +87,7 @@ pub fn readings(claim: &Checked) -> &'static str {
     }
 }
 
-/// `15 claims: 2 arithmetic error, …`.
+/// `15 claims: arithmetic error 2, …`.
 pub fn summary(checked: &[Checked]) -> String {
     let mut counts: Vec<(usize, &str, usize)> = Vec::new();
     for claim in checked {
@@ -104,7 +104,7 @@ pub fn summary(checked: &[Checked]) -> String {
     let words = counts
         .iter()
         .rev()
-        .map(|(_, name, count)| format!("{count} {name}"));
+        .map(|(_, name, count)| format!("{name} {count}"));
     let words: Vec<String> = words.collect();
     let s = if checked.len() == 1 { "" } else { "s" };
     format!("{} claim{s}: {}", checked.len(), words.join(", "))
