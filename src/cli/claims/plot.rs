@@ -116,24 +116,38 @@ impl Picture for Differences<'_> {
     }
 }
 
+/// Memory by batch, in 10⁹ bytes.
+struct Line {
+    name: &'static str,
+    color: RGBColor,
+    points: Vec<(usize, f64)>,
+}
+
 /// Forecast memory of SDXL by batch on the white paper's device.
 struct Memory {
-    lines: [(&'static str, RGBColor, Vec<(usize, f64)>); 2],
+    lines: [Line; 2],
     most_gb: f64,
 }
 
 impl Memory {
     fn of(grounds: &Grounds) -> crate::error::Result<Self> {
-        let line = |precision| {
+        let line = |name, color, precision| {
             let batches = [1, 4, 8, 16, 32, 64].into_iter();
-            let points =
-                batches.map(|batch| Ok((batch, peak_gb(&grounds.sdxl(1, batch, precision)?))));
-            points.collect::<crate::error::Result<Vec<_>>>()
+            let points = batches.map(|batch| {
+                let gb = peak_gb(&grounds.sdxl(1, batch, precision)?);
+                Ok((batch, gb))
+            });
+            let points = points.collect::<crate::error::Result<Vec<_>>>()?;
+            Ok::<_, crate::error::Error>(Line {
+                name,
+                color,
+                points,
+            })
         };
         Ok(Self {
             lines: [
-                ("half precision", MEASURED, line(HALF)?),
-                ("int8 UNet", LIGHT, line(INT8)?),
+                line("half precision", MEASURED, HALF)?,
+                line("int8 UNet", LIGHT, INT8)?,
             ],
             most_gb: grounds.h800.memory_bytes as f64 / 1e9,
         })
@@ -158,8 +172,8 @@ impl Picture for Memory {
         let tick = |gb: f64| (gb / top, format!("{gb} GB"));
         let ticks: Vec<_> = round_numbers(top, 10.0).into_iter().map(tick).collect();
         frame.axes(canvas, "peak memory, 1024x1024 (forecast)", &ticks)?;
-        let [(half, half_color, _), (int8, int8_color, _)] = &self.lines;
-        frame.legend(canvas, &[(*half, *half_color), (*int8, *int8_color)])?;
+        let names = self.lines.each_ref().map(|line| (line.name, line.color));
+        frame.legend(canvas, &names)?;
         for (words, gb) in [
             ("an H800's memory", self.most_gb),
             ("W5: 12.4 GB in 8 bits", W5_GB),
@@ -168,7 +182,7 @@ impl Picture for Memory {
             canvas.dashes((frame.left, x), y, FORECAST)?;
             canvas.text(words, (x, y - 8.0), 10.0, GREY, Anchor::End)?;
         }
-        for (_, color, points) in &self.lines {
+        for Line { color, points, .. } in &self.lines {
             let places: Vec<_> = points
                 .iter()
                 .map(|&(batch, gb)| frame.at(batch as f64 / LAST, gb / top))
