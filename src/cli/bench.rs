@@ -5,7 +5,7 @@ mod assemble;
 mod by_op;
 mod compare;
 mod expect;
-mod file;
+pub mod file;
 mod measure;
 mod plan;
 mod plot;

@@ -1,6 +1,8 @@
 //! The commands. What was typed stands in clap's structures, what it means in the library's types.
 
+mod advise;
 mod bench;
+mod claims;
 mod completions;
 mod doctor;
 mod dump;
@@ -54,6 +56,10 @@ enum Command {
     Bench(Box<bench::Args>),
     /// Say what int8 weights save and what they cost, beside the unquantised model
     Validate(Box<validate::Args>),
+    /// Put a white paper's numbers beside what they should be and what was measured
+    Claims(claims::Args),
+    /// Choose a GPU for a workload: latency, dollars and joules per image
+    Advise(Box<advise::Args>),
     /// Show how an image was made
     Inspect(inspect::Args),
     /// List the models known by name, or fetch one
@@ -74,6 +80,8 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(*args),
         Command::Validate(args) => validate::run(&args),
+        Command::Claims(args) => claims::run(&args),
+        Command::Advise(args) => advise::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Models(args) => models::run(args),
         Command::Doctor(args) => doctor::run(&args),

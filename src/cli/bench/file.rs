@@ -17,6 +17,11 @@ pub struct Contents {
 /// error that names its line.
 pub fn read(path: &Path) -> Result<Contents> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
+    parse(path, &text)
+}
+
+/// The same of a text that `path` names.
+pub fn parse(path: &Path, text: &str) -> Result<Contents> {
     let mut contents = Contents {
         runs: Vec::new(),
         skipped: Vec::new(),
@@ -30,8 +35,11 @@ pub fn read(path: &Path) -> Result<Contents> {
             .map_err(|e| wrong(format!("not one JSON value a line: {e}")))?;
         match value.get("schema").and_then(Value::as_u64) {
             Some(schema) if schema == u64::from(SCHEMA) => {
-                let run = serde_json::from_value(value)
-                    .map_err(|e| wrong(format!("not a benchmark's record: {e}")))?;
+                let run = serde_json::from_value(value).map_err(|e| {
+                    wrong(format!(
+                        "schema {SCHEMA}, but not a benchmark's record: {e}"
+                    ))
+                })?;
                 check(&run).map_err(wrong)?;
                 contents.runs.push(run);
             }

@@ -1,0 +1,57 @@
+//! W10: a cluster's utilisation, before and after.
+
+use super::utilisation::RAISED;
+use crate::claims::figure::{Figure, Stated, Unit};
+use crate::claims::grounds::Grounds;
+use crate::claims::{Missing, Point};
+use crate::error::Result;
+
+const GAIN: Stated = Stated {
+    text: "23",
+    unit: Unit::Percent,
+};
+
+/// The utilisation, in percent, that a relative gain in percent raised to `after`.
+fn before(after: f64, gain: f64) -> f64 {
+    after / (1.0 + gain / 100.0)
+}
+
+/// What the gain says of the schedule before it. Its parts are of another quantity: no figure here
+/// judges a gain.
+pub fn w10(_: &Grounds) -> Result<Vec<Point>> {
+    let ratio = |percent: f64| percent / 100.0;
+    let figures = [
+        (
+            "utilisation before it, at most, where all GPUs are busy after it (1 is all)",
+            before(100.0, GAIN.value()),
+        ),
+        (
+            "utilisation before it, where W8's 91 % is after it",
+            before(RAISED.value(), GAIN.value()),
+        ),
+    ];
+    let figures =
+        figures.map(|(what, percent)| Figure::arithmetic(what, ratio(percent), Unit::Ratio));
+    Ok(vec![Point::new(
+        "gain of a cluster's utilisation",
+        Some(GAIN),
+        figures.to_vec(),
+        Missing {
+            why: "no trace, no baseline and no cluster are stated, and this engine has no scheduler \
+                  to simulate",
+            measure: "no command of this build: the simulation of schedulers is not built",
+        },
+    )])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gain_bounds_what_was_before() {
+        // 100 / 1.23 = 81.3; 91 / 1.23 = 73.98.
+        assert!((before(100.0, 23.0) - 81.30).abs() < 0.01);
+        assert!((before(91.0, 23.0) - 73.98).abs() < 0.01);
+    }
+}

@@ -1,0 +1,113 @@
+//! W5: the memory of SDXL in 8 bits.
+
+use crate::claims::figure::{Bearing, Figure, Stated, Unit};
+use crate::claims::grounds::{EDGE_PX, Grounds, HALF, INT8, peak_gb};
+use crate::claims::published::{DIFFUSERS, DIFFUSERS_GB};
+use crate::claims::{Missing, Point};
+use crate::error::Result;
+use crate::request::Dtype;
+
+const INT8_GB: Stated = Stated {
+    text: "12.4",
+    unit: Unit::Gigabytes,
+};
+
+/// 10⁹ bytes of parameters at a width.
+fn weights_gb(parameters: u64, bytes_each: f64) -> f64 {
+    parameters as f64 * bytes_each / 1e9
+}
+
+/// The largest batch whose peak is within `gb`.
+fn batch_in(grounds: &Grounds, gb: f64) -> Result<usize> {
+    let mut batch = 0;
+    while peak_gb(&grounds.sdxl(1, batch + 1, INT8)?) <= gb {
+        batch += 1;
+    }
+    Ok(batch)
+}
+
+/// Peak memory.
+pub fn w5(grounds: &Grounds) -> Result<Vec<Point>> {
+    let gb = Unit::Gigabytes;
+    let int8 = grounds.sdxl(1, 1, INT8)?;
+    let half = grounds.sdxl(1, 1, HALF)?;
+    let parameters = half.parameters();
+    let [f32_gb, bf16_gb, int8_gb] = DIFFUSERS_GB;
+    let mut figures = vec![
+        Figure::forecast(
+            "peak, int8 UNet, the rest in half precision",
+            peak_gb(&int8),
+            gb,
+            "any",
+        )
+        .bears(Bearing::Same),
+        Figure::published("peak, int8 by dynamic quantisation", int8_gb, gb, DIFFUSERS)
+            .bears(Bearing::Same),
+        Figure::published("peak, bfloat16", bf16_gb, gb, DIFFUSERS),
+        Figure::published("peak, float32", f32_gb, gb, DIFFUSERS),
+        Figure::forecast("peak in half precision", peak_gb(&half), gb, "any"),
+        Figure::arithmetic("all weights at 8 bits", weights_gb(parameters, 1.0), gb),
+        Figure::arithmetic("all weights at 16 bits", weights_gb(parameters, 2.0), gb),
+        Figure::forecast(
+            "images at once whose peak is within 12.4 GB",
+            batch_in(grounds, INT8_GB.value())? as f64,
+            Unit::Images,
+            "any",
+        ),
+    ];
+    for run in grounds.sdxl_runs() {
+        let request = &run.run.request;
+        let Some(peak) = run
+            .run
+            .peak
+            .as_ref()
+            .filter(|_| request.precision.quant.is_some())
+        else {
+            continue;
+        };
+        let what = format!("peak, {}", run.conditions());
+        let figure = Figure::measured(what, peak.bytes as f64 / 1e9, gb, run);
+        // Tensors take the same room on any device.
+        let alike = (request.height_px, request.width_px, request.count) == (EDGE_PX, EDGE_PX, 1)
+            && request.precision.unet != Dtype::F32;
+        figures.push(match alike {
+            true => figure.bears(Bearing::Same),
+            false => figure,
+        });
+    }
+    Ok(vec![Point::new(
+        "peak memory in 8 bits",
+        Some(INT8_GB),
+        figures,
+        Missing {
+            why: "no figure decides",
+            measure: "darkroom bench --model synthetic:sdxl-base --size 1024 --steps 1 --dtype bf16 \
+                      --quant w8a8 --json int8.jsonl",
+        },
+    )])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claims::grounds::tests::grounds;
+
+    #[test]
+    fn weights_are_parameters_times_their_width() {
+        // 2,567,463,684 + 817,720,320 + 83,653,863 = 3,468,837,867 weights.
+        assert!((weights_gb(3_468_837_867, 2.0) - 6.938).abs() < 1e-3);
+        assert!((weights_gb(3_468_837_867, 1.0) - 3.469).abs() < 1e-3);
+    }
+
+    #[test]
+    fn twelve_gigabytes_are_more_than_an_image_takes() {
+        let point = &w5(&grounds()).expect("a check")[0];
+        assert_eq!(point.verdict.name(), "contradicted");
+        // 7.87 / 12.4 - 1 = -36.5 %.
+        let difference = point.verdict.difference(point.stated);
+        assert_eq!(difference.as_deref(), Some("-36.5 %"));
+        // sdxl-base-512-w8a8.txt: 6.61 GiB.
+        let measured = point.figures.iter().find(|f| f.is_measured());
+        assert!((measured.expect("the int8 run").value - 7.096).abs() < 1e-3);
+    }
+}

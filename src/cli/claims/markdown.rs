@@ -1,0 +1,123 @@
+//! The report.
+
+use super::FILES;
+use super::table::{HEAD, measured_on, readings, row, summary};
+use crate::claims::advise::calibration::NOTES;
+use crate::claims::figure::{Bearing, Figure};
+use crate::claims::grounds::Grounds;
+use crate::claims::{Checked, Point};
+use crate::cli::units::NOTHING;
+
+const INTRODUCTION: &str = "\
+Made by `darkroom claims --report DIR`. The claims are of a Chinese white paper, *AIGC compute
+consumption: the architecture cost difference of Stable Diffusion and Midjourney* (2025-05, an H800
+cluster), here in our words. A verdict follows from the numbers by rules that are the same for all
+(src/claims/verdict.rs): *same* figures judge, a *bound* can only exclude,
+*context* is another device, other conditions or another quantity, and judges nothing. Differences are
+those of a figure from the stated number. A forecast is a lower bound at the limits of a datasheet.
+";
+
+/// All of it.
+pub fn text(checked: &[Checked], grounds: &Grounds) -> String {
+    let [_, differences, memory, cost] = FILES;
+    let mut out = format!(
+        "# The white paper's numbers, checked\n\n{INTRODUCTION}\n{}; {}.\n\n",
+        summary(checked),
+        measured_on(grounds)
+    );
+    out += &table(
+        &HEAD,
+        checked.iter().flat_map(|claim| {
+            let rows = claim.points.iter();
+            rows.map(|point| row(claim, point).to_vec())
+        }),
+    );
+    out += &format!(
+        "\n![Each figure over the stated number]({differences})\n\n\
+         ![Memory by batch]({memory})\n\n![Cost against latency]({cost})\n"
+    );
+    for claim in checked {
+        section(&mut out, claim);
+    }
+    out += "\n## Runs\n\n";
+    for run in &grounds.runs {
+        out += &format!(
+            "- `{}`: {}, {}\n",
+            run.source,
+            run.device(),
+            run.conditions()
+        );
+    }
+    out += "\n## On the calibration of `darkroom advise` (W9)\n\n";
+    for note in NOTES {
+        out += &format!("- {note}\n");
+    }
+    out
+}
+
+fn section(out: &mut String, claim: &Checked) {
+    let verdict = claim.deciding().verdict.name();
+    *out += &format!(
+        "\n## {} {}: {verdict}{}\n\n{}\n",
+        claim.claim.id,
+        claim.claim.title,
+        readings(claim),
+        claim.claim.statement
+    );
+    for point in &claim.points {
+        let stated = point
+            .stated
+            .map_or_else(String::new, |s| format!(", stated {}", s.words()));
+        *out += &format!("\n**{}{stated}**\n\n", capital(point.what));
+        if !point.figures.is_empty() {
+            let head = ["figure", "value", "difference", "from", "bears as"];
+            *out += &table(
+                &head,
+                point.figures.iter().map(|figure| cells(point, figure)),
+            );
+            *out += "\n";
+        }
+        *out += &format!("{}.\n", capital(&point.verdict.words(point.stated)));
+        if !point.is_measured() {
+            *out += &format!("To measure it: {}.\n", point.measure);
+        }
+    }
+}
+
+fn cells(point: &Point, figure: &Figure) -> Vec<String> {
+    let stated = point.stated.filter(|stated| stated.unit == figure.unit);
+    let difference = stated.map(|stated| stated.unit.difference(stated.value(), figure.value));
+    let bears = match figure.bearing {
+        Bearing::OwnArithmetic => "the paper's own arithmetic",
+        Bearing::AtLeast => "lower bound",
+        Bearing::AtMost => "upper bound",
+        Bearing::Room => "room up to it",
+        Bearing::Same => "same",
+        Bearing::Context => "context",
+    };
+    vec![
+        figure.what.clone(),
+        figure.words(),
+        difference.unwrap_or_else(|| NOTHING.into()),
+        figure.basis.words(),
+        bears.into(),
+    ]
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters
+        .next()
+        .map(|letter| letter.to_uppercase().to_string());
+    first.unwrap_or_default() + letters.as_str()
+}
+
+fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let head: Vec<String> = head.iter().map(|&cell| cell.to_owned()).collect();
+    let mut out = line(&head) + &format!("|{}\n", "---|".repeat(head.len()));
+    for row in rows {
+        out += &line(&row);
+    }
+    out
+}
