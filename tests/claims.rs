@@ -97,6 +97,31 @@ fn every_claim_stands_once_with_numbers_and_a_verdict() {
     }
 }
 
+/// Whether lines say the same: equal words, and numbers within 2 %. Memory forecasts count this CPU's
+/// own kernels' layouts and scratch, which differ in the third digit from one processor to another.
+fn alike(a: &str, b: &str) -> bool {
+    let split = |line: &str| -> (String, Vec<f64>) {
+        let number = |c: char| c.is_ascii_digit() || c == '.';
+        let words = line.split(|c| !number(c)).filter(|word| !word.is_empty());
+        let numbers = words.filter_map(|word| word.trim_matches('.').parse().ok());
+        (line.replace(number, ""), numbers.collect())
+    };
+    let ((words_a, a), (words_b, b)) = (split(a), split(b));
+    let near = |(a, b): (&f64, &f64)| (a - b).abs() <= 0.02 * a.abs().max(b.abs()).max(5.0);
+    words_a == words_b && a.len() == b.len() && a.iter().zip(&b).all(near)
+}
+
+#[test]
+fn lines_are_alike_up_to_the_third_digit() {
+    assert!(alike(
+        "| W5 | 7.79 GB | -37.2 % |",
+        "| W5 | 7.81 GB | -37.0 % |"
+    ));
+    assert!(!alike("| W5 | 7.79 GB |", "| W5 | 8.79 GB |"));
+    assert!(!alike("| W5 | contradicted |", "| W5 | reproduced |"));
+    assert!(!alike("| 12 GPUs | 3 |", "| 12 GPUs |"));
+}
+
 #[test]
 fn the_report_is_the_committed_one() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -123,9 +148,10 @@ fn the_report_is_the_committed_one() {
             fs::write(&committed, &made).expect("room for it");
         }
         let expected = fs::read_to_string(&committed).unwrap_or_default();
-        let differs = made.lines().zip(expected.lines()).find(|(a, b)| a != b);
+        let mut lines = made.lines().zip(expected.lines());
+        let differs = lines.find(|(a, b)| !alike(a, b));
         assert!(
-            made == expected,
+            differs.is_none() && made.lines().count() == expected.lines().count(),
             "{name} is not the committed one (DARKROOM_BLESS=1 writes it anew): {differs:?}"
         );
         assert!(told.contains(&name), "{told}");

@@ -427,12 +427,13 @@ EMU_OWN inline void run_grid(dim3 grid, dim3 dim, size_t shared_bytes, uint64_t 
 #ifdef __SANITIZE_THREAD__
   block.main_tsan = __tsan_get_current_fiber();
 #endif
-  for (Thread &t : block.threads)
-    if (!t.stack) {
-      void *stack = mmap(nullptr, GUARD_BYTES + STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-      if (stack == MAP_FAILED || mprotect(stack, GUARD_BYTES, PROT_NONE)) die("no memory for a fiber's stack");
-      t.stack = static_cast<char *>(stack) + GUARD_BYTES;
-    }
+  static std::vector<char *> stacks;  // kept over launches of fewer threads
+  while (stacks.size() < block.count) {
+    void *stack = mmap(nullptr, GUARD_BYTES + STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (stack == MAP_FAILED || mprotect(stack, GUARD_BYTES, PROT_NONE)) die("no memory for a fiber's stack");
+    stacks.push_back(static_cast<char *>(stack) + GUARD_BYTES);
+  }
+  for (unsigned i = 0; i < block.count; i++) block.threads[i].stack = stacks[i];
   std::vector<unsigned> order(block.count);
   for (unsigned z = 0; z < grid.z; z++)
     for (unsigned y = 0; y < grid.y; y++)
