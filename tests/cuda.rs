@@ -441,26 +441,26 @@ fn images_are_those_of_the_cpu() {
         quant: Some(scheme),
         ..Precision::all(dtype)
     };
-    // Each against the CPU's own image: in float32, or with the same int8 weights. Thresholds are a few
-    // dB below what was measured on the stand-in.
+    // Each against the CPU's own image: in float32, or with the same int8 weights. Measured on the
+    // stand-in: f32 86.0 dB, f16 57.8, w8a8 39.7, w8a16 57.1; thresholds are a few dB below.
     let plain: &dyn Fn(&mut Request) = &|_| {};
     let cases = [
-        ("f32", Precision::all(Dtype::F32), float, plain, 60.0),
-        ("f16", Precision::all(Dtype::F16), float, plain, 40.0),
+        ("f32", Precision::all(Dtype::F32), float, plain, 75.0),
+        ("f16", Precision::all(Dtype::F16), float, plain, 50.0),
         ("bf16", Precision::all(Dtype::Bf16), float, plain, 30.0),
         (
             "w8a8",
             quantised(Dtype::F16, Scheme::W8A8),
             quantised(Dtype::F32, Scheme::W8A8),
             plain,
-            25.0,
+            33.0,
         ),
         (
             "w8a16",
             quantised(Dtype::F16, Scheme::W8A16),
             quantised(Dtype::F32, Scheme::W8A16),
             plain,
-            40.0,
+            50.0,
         ),
         ("f16 tiled", Precision::all(Dtype::F16), float, &tiled, 40.0),
         (
