@@ -427,7 +427,7 @@ fn images_are_those_of_the_cpu() {
     let gpu = gpu();
     let float = Precision::default();
     let tiled = |request: &mut Request| {
-        (request.height_px, request.width_px) = (128, 256);
+        (request.height_px, request.width_px) = (64, 192);
         (request.steps, request.guidance, request.vae_tile) = (1, 1.0, Some(16));
     };
     let img2img = |request: &mut Request| {
