@@ -427,7 +427,7 @@ fn images_are_those_of_the_cpu() {
     let gpu = gpu();
     let float = Precision::default();
     let tiled = |request: &mut Request| {
-        (request.height_px, request.width_px) = (128, 256);
+        (request.height_px, request.width_px) = (64, 192);
         (request.steps, request.guidance, request.vae_tile) = (1, 1.0, Some(16));
     };
     let img2img = |request: &mut Request| {
@@ -441,34 +441,35 @@ fn images_are_those_of_the_cpu() {
         quant: Some(scheme),
         ..Precision::all(dtype)
     };
-    // Each against the CPU's own image: in float32, or with the same int8 weights. Thresholds are a few
-    // dB below what was measured on the stand-in.
+    // Each against the CPU's own image: in float32, or with the same int8 weights. Measured on the
+    // stand-in: f32 86.0 dB, f16 57.8, bf16 44.2, w8a8 39.7, w8a16 57.1, tiled 64.7, from an image 63.5;
+    // thresholds are a few dB below.
     let plain: &dyn Fn(&mut Request) = &|_| {};
     let cases = [
-        ("f32", Precision::all(Dtype::F32), float, plain, 60.0),
-        ("f16", Precision::all(Dtype::F16), float, plain, 40.0),
-        ("bf16", Precision::all(Dtype::Bf16), float, plain, 30.0),
+        ("f32", Precision::all(Dtype::F32), float, plain, 75.0),
+        ("f16", Precision::all(Dtype::F16), float, plain, 50.0),
+        ("bf16", Precision::all(Dtype::Bf16), float, plain, 38.0),
         (
             "w8a8",
             quantised(Dtype::F16, Scheme::W8A8),
             quantised(Dtype::F32, Scheme::W8A8),
             plain,
-            25.0,
+            33.0,
         ),
         (
             "w8a16",
             quantised(Dtype::F16, Scheme::W8A16),
             quantised(Dtype::F32, Scheme::W8A16),
             plain,
-            40.0,
+            50.0,
         ),
-        ("f16 tiled", Precision::all(Dtype::F16), float, &tiled, 40.0),
+        ("f16 tiled", Precision::all(Dtype::F16), float, &tiled, 55.0),
         (
             "f16 from an image",
             Precision::all(Dtype::F16),
             float,
             &img2img,
-            40.0,
+            55.0,
         ),
     ];
     let mut low = Vec::new();
