@@ -4,17 +4,17 @@ import shutil
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from work import MICRO
 
 
-def randomise(model):
+def randomise(model, added):
     """Matrices keep the variance of what passes through them; norms are near one."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.startswith("add_embedding.linear_2"):
-                # candle's UNet has no such embedding: with zeros, every peer computes the same function.
+            if name.startswith("add_embedding.linear_2") and not added:
                 parameter.zero_()
             elif parameter.dim() > 1:
                 parameter.normal_(0, 0.9 / parameter[0].numel() ** 0.5)
@@ -48,18 +48,27 @@ PARTS = {
 }
 
 
-def make(folder):
-    """Makes it once, component by component, so that memory holds one at a time."""
+def older_names(path):
+    """As published checkpoints have them, which is all that stable-diffusion.cpp reads."""
+    save_file({f"text_model.{name}": value for name, value in load_file(path).items()}, path, {"format": "pt"})
+
+
+def make(folder, added=True):
+    """Makes it once, component by component, so that memory holds one at a time.
+
+    Without `added`, the embedding of pooled text and sizes is zero: candle's UNet has none.
+    """
     if (folder / "model_index.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float16)
     for name, build in PARTS.items():
-        model = randomise(build())
+        model = randomise(build(), added)
         print(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
         model.save_pretrained(folder / name, max_shard_size="20GB")
         del model
+    older_names(folder / "text_encoder/model.safetensors")
     torch.set_default_dtype(torch.float32)
     for name in ("tokenizer", "tokenizer_2", "scheduler"):
         shutil.copytree(MICRO / name, folder / name, dirs_exist_ok=True)

@@ -60,8 +60,9 @@ REFERENCE = "torch f32"
 def main():
     options = parse()
     enter_venv(options)
-    if options.one:
-        print(json.dumps(measure(*options.one, options)))
+    if options.hold:
+        name, *here = options.hold
+        print(json.dumps([measure(name, side, options) for side in here]))
         return
     sides = [side for side in SIDES if not options.sides or side.name in options.sides]
     for name in options.works:
@@ -70,10 +71,10 @@ def main():
     for name in options.works:
         here = [side for side in sides if name in side.works]
         for turn in range(options.turns[name]):
-            for side in here if turn % 2 == 0 else here[::-1]:
-                if turn and (side.once and name == "unet" or failed(runs, name, side)):
-                    continue
-                runs.append(alone(name, side, turn, options))
+            todo = [side.name for side in (here if turn % 2 == 0 else here[::-1])
+                    if not (turn and (side.once and name == "unet" or failed(runs, name, side)))]  # fmt: skip
+            for held in (todo[at : at + options.batch] for at in range(0, len(todo), options.batch)):
+                runs += [{"turn": turn, **run} for run in hold(name, held, options)]
     report = {
         "schema": 1,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -102,10 +103,11 @@ def parse():
     parser.add_argument("--limit", type=int, default=900, metavar="S", help="seconds that a process may take")
     parser.add_argument("--darkroom", type=Path, default=work.ROOT / "target/release/darkroom")
     parser.add_argument("--venv", type=Path, help="an environment that is there [default: FOLDER/venv]")
-    parser.add_argument("--prefix", default="", help="put before each timed command, such as `chrt -f 1`")
+    parser.add_argument("--prefix", default="", help="a command that keeps the machine quiet while its argument runs")
+    parser.add_argument("--batch", type=int, default=len(SIDES), help="sides that are timed behind one prefix")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
-    parser.add_argument("--one", nargs=2, metavar=("WORK", "SIDE"), help=argparse.SUPPRESS)
+    parser.add_argument("--hold", nargs="+", help=argparse.SUPPRESS)  # a work and sides: times them, prints JSON
     options = parser.parse_args()
     if options.smoke:
         options.works, options.sides, options.turns = ["micro"], SMOKE, [1, 0]
@@ -134,7 +136,7 @@ def prepare(name, options):
     options.folder.mkdir(parents=True, exist_ok=True)
     (options.folder / "out").mkdir(exist_ok=True)
     if name == "unet":
-        run([sys.executable, "-c", "import checkpoint, pathlib, sys; checkpoint.make(pathlib.Path(sys.argv[1]))",
+        run([sys.executable, "-c", "import checkpoint, pathlib, sys; checkpoint.make(pathlib.Path(sys.argv[1]), added=False)",
              options.folder / "checkpoint"], options)  # fmt: skip
         small_vae(options.folder)
     for precision, flags in OURS.items():
@@ -162,6 +164,8 @@ def prepare(name, options):
     values.make_inputs(name, options.folder, output(name, "darkroom w8a8", options).with_suffix(".dump"))
     if not options.smoke:
         run([sys.executable, HERE / "peer_openvino.py", "prepare", "f32", "--for", name, "--folder", options.folder,
+             "--threads", options.threads], options)  # fmt: skip
+        run([sys.executable, HERE / "peer_sdcpp.py", "prepare", "q8_0", "--for", name, "--folder", options.folder,
              "--threads", options.threads], options)  # fmt: skip
         run(["cargo", "bench", "--bench", "peer_candle", "--no-run"], options)
 
@@ -201,12 +205,13 @@ def output(name, side_name, options):
 def command(name, side, options):
     """The command of one process, and the file in which darkroom leaves its record."""
     repeat = 3 if name == "micro" and not options.smoke else 1
-    warmup = 0 if name == "unet" and side.once else 1
+    # At full size darkroom and torch warm up on a smaller picture; candle is too slow for any.
+    warmup = 0 if name == "unet" and side.engine in ("darkroom", "torch", "candle") else 1
     file = output(name, side.name, options)
     if side.engine == "darkroom":
         size, steps, guidance = {
             "micro": (work.MICRO_SIZE_PX, work.MICRO_STEPS, work.MICRO_GUIDANCE),
-            "unet": (8 * work.EDGE, 1, work.GUIDANCE),
+            "unet": (f"{8 * work.CHECK_EDGE},{8 * work.EDGE}", 1, work.GUIDANCE),
         }[name]  # fmt: skip
         return [options.darkroom, "bench", "--model", model(name, options), "--size", size, "--steps", steps,
                 "--guidance", guidance, *OURS[side.variant], "--threads", options.threads, "--repeat", repeat,
@@ -223,19 +228,24 @@ def command(name, side, options):
             "--threads", options.threads, "--warmup", warmup, "--repeat", repeat, "--output", file]  # fmt: skip
 
 
-def alone(name, side, turn, options):
-    """One timed process, behind the prefix."""
-    print(f"· turn {turn + 1}: {name}, {side.name} … ", end="", file=sys.stderr, flush=True)
+def hold(name, side_names, options):
+    """Times sides one after the other, behind the prefix."""
     ended = subprocess.run(
         [*options.prefix.split(), sys.executable, __file__, options.folder, "--venv", options.venv, "--darkroom",
-         options.darkroom, "--threads", str(options.threads), "--limit", str(options.limit), "--one", name, side.name,
-         *(["--smoke"] if options.smoke else [])], check=True, capture_output=True, text=True)  # fmt: skip
-    record = json.loads(ended.stdout)
-    print(record["error"] or f"{statistics.median(record['samples_ms']):,.0f} ms", file=sys.stderr, flush=True)
-    return {"work": name, "side": side.name, "turn": turn, **record}
+         options.darkroom, "--threads", str(options.threads), "--limit", str(options.limit),
+         *(["--smoke"] if options.smoke else []), "--hold", name, *side_names],
+        check=True, stdout=subprocess.PIPE, text=True)  # fmt: skip
+    return json.loads(ended.stdout)
 
 
 def measure(name, side_name, options):
+    print(f"· {name}, {side_name} … ", end="", file=sys.stderr, flush=True)
+    record = measured(name, side_name, options)
+    print(record["error"] or f"{statistics.median(record['samples_ms']):,.0f} ms", file=sys.stderr, flush=True)
+    return {"work": name, "side": side_name, **record}
+
+
+def measured(name, side_name, options):
     """Runs a side's process: its own answer, its processor time and peak memory, and what others used meanwhile."""
     side = next(side for side in SIDES if side.name == side_name)
     line = [str(part) for part in command(name, side, options)]
@@ -262,13 +272,14 @@ def measure(name, side_name, options):
     if process.returncode == 124:
         return record | {"error": f"not done after {options.limit} s"}
     if process.returncode != 0:
-        last = [text for text in (printed + complaint).splitlines() if text.strip()][-1:]
-        reason = last[0] if last else f"ended by signal or code {process.returncode}, without a word"
-        return record | {"error": shown([reason], options)}
+        said = [text.strip() for text in (printed + complaint).splitlines() if text.strip()]
+        telling = [text for text in said if "wrong shape" in text] or said[-1:]
+        reason = telling[0] if telling else "without a word"
+        return record | {"error": f"ended with code {process.returncode}: {shown([reason], options)}"}
     if side.engine == "darkroom":
         file = output(name, side.name, options)
         file.with_suffix(".txt").write_text(printed)
-        return record | ours(name, json.loads(file.with_suffix(".jsonl").read_text()))
+        return record | ours(name, json.loads(file.with_suffix(".jsonl").read_text().splitlines()[-1]))
     return record | json.loads(printed.splitlines()[-1])
 
 

@@ -20,17 +20,17 @@ def main():
 
     torch.set_num_threads(options.threads)
     dtype, layout = VARIANTS[options.variant]
-    load, run, save = {"micro": micro, "unet": unet}[options.work](torch, getattr(torch, dtype), options)
-    networks = load()
-    if layout == "channels_last":
-        for network in networks:
+    engine = {"micro": Micro, "unet": Unet}[options.work](torch, getattr(torch, dtype), options)
+    for network in engine.networks:
+        if layout == "channels_last":
             network.to(memory_format=torch.channels_last)
-    if layout == "compiled":
-        networks[0].compile()
+        if layout == "compiled":
+            network.compile()
     load_ms = work.since_ms(began)
     with torch.inference_mode():
-        samples_ms, result = work.timed(run, options)
-        save(result)
+        engine.warm_up()
+        samples_ms, result = work.timed(engine.run, options)
+        engine.save(result)
     work.answer(load_ms, samples_ms, ["torch", "diffusers", "transformers"], {
         "capability": torch.backends.cpu.get_cpu_capability(),
         "onednn": torch.backends.mkldnn.is_available(),
@@ -38,41 +38,55 @@ def main():
     })  # fmt: skip
 
 
-def micro(torch, dtype, options):
-    pipeline = work.diffusers_pipeline(dtype)
+class Micro:
+    """A picture."""
 
-    def save(image):
-        image.save(options.output)
+    def __init__(self, torch, dtype, options):
+        self.torch, self.output = torch, options.output
+        self.pipeline = work.diffusers_pipeline(dtype)
+        self.networks = [self.pipeline.unet, self.pipeline.vae]
 
-    return lambda: [pipeline.unet, pipeline.vae], lambda: work.draw(pipeline, torch), save
+    def warm_up(self):
+        pass  # as often as `--warmup` says is enough
+
+    def run(self):
+        return work.draw(self.pipeline, self.torch)
+
+    def save(self, image):
+        image.save(self.output)
 
 
-def unet(torch, dtype, options):
-    from diffusers import UNet2DConditionModel
-    from safetensors.torch import load_file, save_file
+class Unet:
+    """A forward of batch 2."""
 
-    network = None
+    def __init__(self, _torch, dtype, options):
+        from diffusers import UNet2DConditionModel
 
-    def load():
-        nonlocal network
-        network = UNet2DConditionModel.from_pretrained(options.folder / "checkpoint/unet", dtype=dtype)
-        return [network.eval()]
+        self.dtype, self.folder, self.output = dtype, options.folder, options.output
+        self.networks = [UNet2DConditionModel.from_pretrained(self.folder / "checkpoint/unet", dtype=dtype).eval()]
 
-    def forward(edge):
-        inputs = {
-            name: value if name == "timestep" else value.to(dtype)
-            for name, value in load_file(options.folder / f"inputs-{edge}.safetensors").items()
-        }
+    def warm_up(self):
+        self.small = self.forward(work.CHECK_EDGE)
+
+    def run(self):
+        return self.forward(work.EDGE)
+
+    def forward(self, edge):
+        from safetensors.torch import load_file
+
+        inputs = load_file(self.folder / f"inputs-{edge}.safetensors")
+        timestep = inputs.pop("timestep")
+        inputs = {name: value.to(self.dtype) for name, value in inputs.items()}
         added = {"text_embeds": inputs["pooled"], "time_ids": inputs["time_ids"]}
-        return network(
-            inputs["sample"], inputs["timestep"], encoder_hidden_states=inputs["context"],
-            added_cond_kwargs=added, return_dict=False)[0]  # fmt: skip
+        return self.networks[0](
+            inputs["sample"], timestep, encoder_hidden_states=inputs["context"], added_cond_kwargs=added,
+            return_dict=False)[0]  # fmt: skip
 
-    def save(result):
-        outputs = {str(work.EDGE): result, str(work.CHECK_EDGE): forward(work.CHECK_EDGE)}
-        save_file({name: value.float().contiguous() for name, value in outputs.items()}, options.output)
+    def save(self, result):
+        from safetensors.torch import save_file
 
-    return load, lambda: forward(work.EDGE), save
+        outputs = {work.EDGE: result, work.CHECK_EDGE: self.small}
+        save_file({str(edge): value.float().contiguous() for edge, value in outputs.items()}, self.output)
 
 
 if __name__ == "__main__":
