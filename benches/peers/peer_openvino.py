@@ -15,10 +15,10 @@ import time
 
 import numpy
 import openvino
+import openvino.opset13 as ops
 import work
 
-VARIANTS = {"f32": "unet", "int8": "unet-int8", "int8-weights": "unet-int8-weights"}
-CALIBRATION_STEPS = 20
+VARIANTS = {name: "-".join(["unet", name]).removesuffix("-f32") for name in ("f32", "int8", "int8-nncf", "int8-weights")}
 
 
 def main():
@@ -102,7 +102,7 @@ def prepare(options):
     from openvino.frontend.pytorch.patch_model import __make_16bit_traceable as make_16bit_traceable
 
     folder = options.folder / "openvino" / options.made_for
-    if (folder / f"{VARIANTS['int8-weights']}.xml").exists():  # the last that is written
+    if (folder / "unet-int8.xml").exists():  # the last that is written
         return
     with torch.inference_mode():
         if options.made_for == "micro":
@@ -110,12 +110,13 @@ def prepare(options):
             calls = recorded_calls(pipeline, torch)
             convert_micro(pipeline, calls, folder, torch)
         else:
-            network = UNet2DConditionModel.from_pretrained(
-                options.folder / "checkpoint/unet", dtype=torch.float16)
-            make_16bit_traceable(network)  # half of the memory that a float32 network would need
             calls = [unet_inputs(options.folder / f"inputs-{work.CHECK_EDGE}.safetensors")]
-            convert_unet(network.eval(), calls[0], work.EDGE, folder, torch)
-            del network
+            if not (folder / "unet.xml").exists():
+                network = UNet2DConditionModel.from_pretrained(
+                    options.folder / "checkpoint/unet", dtype=torch.float16)
+                make_16bit_traceable(network)  # half of the memory that a float32 network would need
+                convert_unet(network.eval(), calls[0], work.EDGE, folder, torch)
+                del network
     quantise(folder, calls)
 
 
@@ -200,16 +201,83 @@ def convert_micro(pipeline, calls, folder, torch):
 
 
 def quantise(folder, calls):
+    directly(folder, calls)
+    if folder.name == "unet":
+        return  # NNCF's quantisation of SDXL base needs more than 20 GB of memory, its compression a third copy on disk
     import nncf
 
     core = openvino.Core()
-    for name, change in {
-        "unet-int8": lambda model: nncf.quantize(
-            model, nncf.Dataset(calls), subset_size=len(calls), model_type=nncf.ModelType.TRANSFORMER,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True)),
-        "unet-int8-weights": lambda model: nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM),
-    }.items():  # fmt: skip
-        openvino.save_model(change(core.read_model(folder / "unet.xml")), folder / f"{name}.xml")
+    model = nncf.compress_weights(core.read_model(folder / "unet.xml"), mode=nncf.CompressWeightsMode.INT8_SYM)
+    openvino.save_model(model, folder / "unet-int8-weights.xml")
+    model = nncf.quantize(
+        core.read_model(folder / "unet.xml"), nncf.Dataset(calls), subset_size=len(calls),
+        model_type=nncf.ModelType.TRANSFORMER,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True))  # fmt: skip
+    openvino.save_model(model, folder / "unet-int8-nncf.xml")
+
+
+# The quantisation that NNCF makes, layer by layer: every matrix product and convolution with constant weights gets
+# int8 weights with a scale for each output channel, and an input quantised to 256 levels between its extremes.
+
+
+def weighted(model):
+    """The operations with weights, and where their constants are."""
+    for op in model.get_ordered_ops():
+        if op.get_type_name() in ("MatMul", "Convolution"):
+            convert = op.input_value(1).get_node()
+            constant = convert.input_value(0).get_node() if convert.get_type_name() == "Convert" else convert
+            if constant.get_type_name() == "Constant":
+                yield op, constant
+
+
+def sources(model):
+    """What those operations read, each once."""
+    found = {}
+    for op, _ in weighted(model):
+        output = op.input_value(0)
+        found.setdefault((output.get_node().get_friendly_name(), output.get_index()), output)
+    return found
+
+
+def extremes(path, calls):
+    """The least and largest value of each source."""
+    core = openvino.Core()
+    model = core.read_model(path)
+    model.reshape({0: list(calls[0][0].shape)})
+    read = sources(model)
+    results = []
+    for output in read.values():
+        axes = list(range(len(output.get_partial_shape())))
+        results += [ops.reduce_min(output, axes), ops.reduce_max(output, axes)]
+    measured = openvino.Model(results, model.get_parameters(), "extremes")
+    compiled = core.compile_model(measured, "CPU")
+    values = numpy.array([[float(value) for value in compiled(inputs).to_tuple()] for inputs in calls])
+    return dict(zip(read, zip(values.min(0)[::2], values.max(0)[1::2])))
+
+
+def directly(folder, calls):
+    found = extremes(folder / "unet.xml", calls)
+    model = openvino.Core().read_model(folder / "unet.xml")
+    quantised = {}
+    for name, output in sources(model).items():
+        least, most = (numpy.float32(value) for value in (min(found[name][0], 0.0), max(found[name][1], 0.0)))
+        step = (most - least) / 255 or numpy.float32(1)
+        least = numpy.round(least / step) * step  # zero is a level of its own
+        limits = [least, least + 255 * step]
+        quantised[name] = ops.fake_quantize(output, *map(numpy.float32, limits * 2), 256)
+    for op, constant in list(weighted(model)):
+        output = op.input_value(0)
+        op.input(0).replace_source_output(
+            quantised[output.get_node().get_friendly_name(), output.get_index()].output(0))  # fmt: skip
+        weights = constant.get_data().astype(numpy.float32)
+        # The outputs' axis is first in a convolution and in a transposed product, as diffusers' linears become.
+        scales = abs(weights).max(axis=tuple(range(1, weights.ndim)), keepdims=True) / 127
+        scales[scales == 0] = 1
+        integers = numpy.round(weights / scales).astype(numpy.int8)
+        made = ops.multiply(ops.convert(ops.constant(integers), "f32"), ops.constant(scales.astype(numpy.float32)))
+        op.input(1).replace_source_output(made.output(0))
+    model.validate_nodes_and_infer_types()
+    openvino.save_model(model, folder / "unet-int8.xml")
 
 
 if __name__ == "__main__":
