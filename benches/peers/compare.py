@@ -35,7 +35,7 @@ class Side:
     engine: str
     variant: str
     works: tuple = ("micro", "unet")
-    once: bool = False  # one turn and no warm-up at full size, being slow
+    once: bool = False  # in the first turn only: slow, or beside the point
 
 
 OURS = {"f32": [], "bf16": ["--dtype", "bf16"], "w8a8": ["--quant", "w8a8"]}
@@ -45,11 +45,11 @@ SIDES = [
     Side("darkroom w8a8", "darkroom", "w8a8"),
     Side("torch f32", "torch", "f32"),
     Side("torch f32, channels last", "torch", "f32-channels-last"),
-    Side("torch bf16", "torch", "bf16", once=True),
     Side("OpenVINO f32", "openvino", "f32"),
     Side("OpenVINO int8", "openvino", "int8"),
-    Side("OpenVINO int8 by NNCF", "openvino", "int8-nncf", works=("micro",)),
-    Side("OpenVINO int8 weights", "openvino", "int8-weights", works=("micro",)),
+    Side("OpenVINO int8 by NNCF", "openvino", "int8-nncf", works=("micro",), once=True),
+    Side("OpenVINO int8 weights", "openvino", "int8-weights", works=("micro",), once=True),
+    Side("torch bf16", "torch", "bf16", once=True),
     Side("stable-diffusion.cpp q8_0", "sdcpp", "q8_0"),
     Side("candle-transformers f32", "candle", "f32", once=True),
 ]
@@ -74,11 +74,16 @@ def main():
     runs = []
     for name in options.works:
         here = [side for side in sides if name in side.works]
-        for turn in range(options.turns[name]):
-            todo = [side.name for side in (here if turn % 2 == 0 else here[::-1])
-                    if not (turn and (side.once and name == "unet" or failed(runs, name, side)))]  # fmt: skip
-            for held in (todo[at : at + options.batch] for at in range(0, len(todo), options.batch)):
-                runs += [{"turn": turn, **run} for run in hold(name, held, options)]
+        todo = [
+            (turn, side.name)
+            for turn in range(options.turns[name])
+            for side in (here if turn % 2 == 0 else here[::-1])
+            if turn == 0 or not side.once
+        ]
+        for at in range(0, len(todo), options.batch[name]):
+            held = todo[at : at + options.batch[name]]
+            timed = hold(name, [side for _, side in held], options)
+            runs += [{"turn": turn, **run} for (turn, _), run in zip(held, timed)]
     report = {
         "schema": 1,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -106,9 +111,11 @@ def parse():
     parser.add_argument("--turns", nargs=2, type=int, metavar=("MICRO", "UNET"), default=[2, 2])
     parser.add_argument("--limit", type=int, default=900, metavar="S", help="seconds that a process may take")
     parser.add_argument("--darkroom", type=Path, default=work.ROOT / "target/release/darkroom")
+    parser.add_argument("--candle", type=Path, help="the built peer_candle [default: built by cargo]")
     parser.add_argument("--venv", type=Path, help="an environment that is there [default: FOLDER/venv]")
     parser.add_argument("--prefix", default="", help="a command that keeps the machine quiet while its argument runs")
-    parser.add_argument("--batch", type=int, default=len(SIDES), help="sides that are timed behind one prefix")
+    parser.add_argument("--batch", nargs=2, type=int, metavar=("MICRO", "UNET"), default=[1000, 1000],
+                        help="processes that are timed behind one prefix")  # fmt: skip
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--hold", nargs="+", help=argparse.SUPPRESS)  # a work and sides: times them, prints JSON
@@ -116,6 +123,7 @@ def parse():
     if options.smoke:
         options.works, options.sides, options.turns = ["micro"], SMOKE, [1, 0]
     options.turns = dict(zip(["micro", "unet"], options.turns))
+    options.batch = dict(zip(["micro", "unet"], options.batch))
     options.folder = options.folder.resolve()
     options.venv = (options.venv or options.folder / "venv").absolute()
     return options
@@ -139,9 +147,10 @@ def prepare(name, options):
     """Pictures and tensors of darkroom, and the other engines' files."""
     options.folder.mkdir(parents=True, exist_ok=True)
     (options.folder / "out").mkdir(exist_ok=True)
-    if name == "unet":
+    if name == "unet" and not (options.folder / "checkpoint/model_index.json").exists():
         run([sys.executable, "-c", "import checkpoint, pathlib, sys; checkpoint.make(pathlib.Path(sys.argv[1]), added=False)",
              options.folder / "checkpoint"], options)  # fmt: skip
+    if name == "unet":
         small_vae(options.folder)
     for precision, flags in OURS.items():
         dump = output(name, f"darkroom {precision}", options).with_suffix(".dump")
@@ -163,15 +172,24 @@ def prepare(name, options):
              "--width", 8 * work.CHECK_EDGE, "--height", 8 * work.CHECK_EDGE, "--steps", work.SDCPP_CHECK_STEPS,
              "--guidance", work.GUIDANCE, "--seed", work.SEED, "--timestep-spacing", "linspace", "--quant", "w8a8",
              "--threads", options.threads, "--quiet", "--offline", "--device", "cpu", "-o", picture], options)  # fmt: skip
-    import values
+    labels = ["micro"] if name == "micro" else [work.EDGE, work.CHECK_EDGE]
+    if not all((options.folder / f"inputs-{label}.safetensors").exists() for label in labels):
+        import values
 
-    values.make_inputs(name, options.folder, output(name, "darkroom w8a8", options).with_suffix(".dump"))
+        values.make_inputs(name, options.folder, output(name, "darkroom w8a8", options).with_suffix(".dump"))
     if not options.smoke:
-        run([sys.executable, HERE / "peer_openvino.py", "prepare", "f32", "--for", name, "--folder", options.folder,
-             "--threads", options.threads], options)  # fmt: skip
-        run([sys.executable, HERE / "peer_sdcpp.py", "prepare", "q8_0", "--for", name, "--folder", options.folder,
-             "--threads", options.threads], options)  # fmt: skip
-        run(["cargo", "bench", "--bench", "peer_candle", "--no-run"], options)
+        for script, variant, made in (
+            ("openvino", "f32", f"openvino/{name}/made"), ("sdcpp", "q8_0", f"sdcpp-{name}-q8_0.gguf")):  # fmt: skip
+            if not (options.folder / made).exists():
+                run([sys.executable, HERE / f"peer_{script}.py", "prepare", variant, "--for", name,
+                     "--folder", options.folder, "--threads", options.threads], options)  # fmt: skip
+        if not options.candle:
+            built = subprocess.run(
+                ["cargo", "bench", "--bench", "peer_candle", "--no-run", "--message-format", "json"],
+                cwd=work.ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout  # fmt: skip
+            artifacts = (json.loads(line) for line in built.splitlines())
+            options.candle = next(Path(artifact["executable"]) for artifact in artifacts
+                                  if artifact.get("target", {}).get("name") == "peer_candle")  # fmt: skip
 
 
 def small_vae(folder):
@@ -223,8 +241,8 @@ def command(name, side, options):
                 "--json", file.with_suffix(".jsonl")]  # fmt: skip
     if side.engine == "candle":
         inputs_name = "micro" if name == "micro" else work.EDGE
-        return ["cargo", "bench", "--quiet", "--bench", "peer_candle", "--", work.MICRO / "unet" if name == "micro"
-                else options.folder / "checkpoint/unet", options.folder / f"inputs-{inputs_name}.safetensors",
+        return [options.candle, work.MICRO / "unet" if name == "micro" else options.folder / "checkpoint/unet",
+                 options.folder / f"inputs-{inputs_name}.safetensors",
                 file.with_suffix(".safetensors"), warmup, repeat]  # fmt: skip
     if side.engine == "sdcpp":
         file = file.with_suffix(".png")
@@ -237,6 +255,7 @@ def hold(name, side_names, options):
     ended = subprocess.run(
         [*options.prefix.split(), sys.executable, __file__, options.folder, "--venv", options.venv, "--darkroom",
          options.darkroom, "--threads", str(options.threads), "--limit", str(options.limit),
+         *(["--candle", options.candle] if options.candle else []),
          *(["--smoke"] if options.smoke else []), "--hold", name, *side_names],
         check=True, stdout=subprocess.PIPE, text=True)  # fmt: skip
     return json.loads(ended.stdout)
@@ -317,7 +336,7 @@ def shown(line, options):
     """A command without this machine's folders."""
     text = " ".join(str(part) for part in line)
     for path, name in (
-        (sys.executable, "python"), (options.darkroom, "darkroom"), (options.venv, "VENV"), (options.folder, "FOLDER"),
+        (sys.executable, "python"), (options.darkroom, "darkroom"), (options.candle or "\0", "peer_candle"), (options.venv, "VENV"), (options.folder, "FOLDER"),
         (f"{work.ROOT}/", ""), (options.prefix or "\0", "")):  # fmt: skip
         text = text.replace(str(path), name)
     return text
@@ -342,10 +361,6 @@ def machine():
 
 def versions(runs):
     return {name: version for record in runs for name, version in record.get("versions", {}).items()}
-
-
-def failed(runs, name, side):
-    return any(run["error"] for run in runs if (run["work"], run["side"]) == (name, side.name))
 
 
 def samples(runs, name, side_name, field="samples_ms"):

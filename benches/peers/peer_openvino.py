@@ -102,8 +102,6 @@ def prepare(options):
     from openvino.frontend.pytorch.patch_model import __make_16bit_traceable as make_16bit_traceable
 
     folder = options.folder / "openvino" / options.made_for
-    if (folder / "unet-int8.xml").exists():  # the last that is written
-        return
     with torch.inference_mode():
         if options.made_for == "micro":
             pipeline = work.diffusers_pipeline(torch.float32)
@@ -118,6 +116,7 @@ def prepare(options):
                 convert_unet(network.eval(), calls[0], work.EDGE, folder, torch)
                 del network
     quantise(folder, calls)
+    (folder / "made").touch()
 
 
 UNET_INPUTS = ["sample", "timestep", "context", "pooled", "time_ids"]
