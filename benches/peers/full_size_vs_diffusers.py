@@ -10,67 +10,15 @@ error of every step and both sides' times. Needs about 19 GB of memory; the two 
 import argparse
 import json
 import pathlib
-import shutil
 import subprocess
 import time
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-MICRO = ROOT / "models" / "micro"
-PROMPT = "a red apple on a blue background"
-
-
-def randomise(model):
-    """Matrices keep the variance of what passes through them; norms are near one."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0, 0.9 / parameter[0].numel() ** 0.5)
-            elif "norm" in name and name.endswith("weight"):
-                parameter.normal_(1, 0.1)
-            else:
-                parameter.normal_(0, 0.05)
-    return model
-
-
-def clip(cls, width, layers, heads, act):
-    return cls(CLIPTextConfig(
-        hidden_size=width, intermediate_size=4 * width, projection_dim=width, num_hidden_layers=layers,
-        num_attention_heads=heads, hidden_act=act, bos_token_id=0, eos_token_id=2))
-
-
-def make(folder):
-    """Component by component, so that memory holds one at a time."""
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float16)
-    parts = {
-        "text_encoder": lambda: clip(CLIPTextModel, 768, 12, 12, "quick_gelu"),
-        "text_encoder_2": lambda: clip(CLIPTextModelWithProjection, 1280, 32, 20, "gelu"),
-        "vae": lambda: AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, sample_size=1024,
-            scaling_factor=0.13025),
-        "unet": lambda: UNet2DConditionModel(
-            sample_size=128, block_out_channels=(320, 640, 1280),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=[1, 2, 10], attention_head_dim=[5, 10, 20],
-            use_linear_projection=True, cross_attention_dim=2048, addition_embed_type="text_time",
-            addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816),
-    }
-    for name, build in parts.items():
-        model = randomise(build())
-        print(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
-        model.save_pretrained(folder / name)
-        del model
-    for name in ("tokenizer", "tokenizer_2", "scheduler"):
-        shutil.copytree(MICRO / name, folder / name, dirs_exist_ok=True)
-    shutil.copy(MICRO / "model_index.json", folder)  # last: it marks a whole checkpoint
-    torch.set_default_dtype(torch.float32)
+import checkpoint
+from work import PROMPT, ROOT
 
 
 def run_darkroom(folder, options):
@@ -92,9 +40,7 @@ def main():
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--steps", type=int, default=2)
     options = parser.parse_args()
-    if not (options.folder / "model_index.json").exists():
-        options.folder.mkdir(parents=True, exist_ok=True)
-        make(options.folder)
+    checkpoint.make(options.folder)
 
     record = run_darkroom(options.folder, options)
     dump = load_file(options.folder / "dump.safetensors")
