@@ -57,7 +57,8 @@ NEARLY_EMPTY = 10  # mean alpha (of 255) below which an icon is left out
 def fetched(source, folder):
     """The package's files, name → bytes, once its hash is right."""
     spec = f"{source['package']}@{source['version']}"
-    name = subprocess.run(["npm", "pack", "--silent", spec], cwd=folder, check=True, capture_output=True, text=True).stdout.split()[-1]
+    packed = subprocess.run(["npm", "pack", "--silent", spec], cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
+    name = packed.stdout.split()[-1]
     archive = (Path(folder) / name).read_bytes()
     found = base64.b64encode(hashlib.sha512(archive).digest()).decode()
     if found != source["sha512"]:
@@ -111,9 +112,11 @@ def main():
     np.savez_compressed(args.out / "data.npz", img=pictures)
     (args.out / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     made = {"pictures_sha256": hashlib.sha256(pictures.tobytes()).hexdigest(), "icons": len(meta)}
-    (args.out / "SOURCES.json").write_text(json.dumps({"packages": PACKAGES, "made": made}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    sources = json.dumps({"packages": PACKAGES, "made": made}, indent=1, ensure_ascii=False)
+    (args.out / "SOURCES.json").write_text(sources + "\n", encoding="utf-8")
     print(f"{len(meta)} icons, pictures sha256 {made['pictures_sha256']}")
-    print("the pictures that micro was trained on" if made["pictures_sha256"] == TRAINED_ON else "NOT the pictures that micro was trained on")
+    same = made["pictures_sha256"] == TRAINED_ON
+    print(f"{'' if same else 'NOT '}the pictures that micro was trained on")
 
 
 if __name__ == "__main__":

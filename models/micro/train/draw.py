@@ -4,7 +4,9 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-STEPS, GUIDANCE, SIZE = 20, 4.0, 128
+from compose import SIZE, to_tensor
+
+STEPS, GUIDANCE = 20, 4.0
 BATCH = 16
 
 
@@ -20,7 +22,7 @@ class Drawer:
         """Yields one uint8 [H, W, 3] a prompt."""
         for s in range(0, len(prompts), BATCH):
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[s : s + BATCH]]
-            yield from self.pipe(
+            images = self.pipe(
                 prompts[s : s + BATCH],
                 num_inference_steps=STEPS,
                 guidance_scale=GUIDANCE,
@@ -28,13 +30,12 @@ class Drawer:
                 width=SIZE,
                 generator=generators,
                 output_type="np",
-            ).images.__mul__(255).round().astype(np.uint8)
+            ).images  # [B, H, W, 3] in 0…1
+            yield from (images * 255).round().astype(np.uint8)
 
     @torch.no_grad()
     def round_trip(self, pictures):
         """Through the VAE and back: the best that the model could draw."""
-        from compose import to_tensor
-
         for s in range(0, len(pictures), BATCH):
             yield from self.decoded(self.pipe.vae.encode(to_tensor(pictures[s : s + BATCH])).latent_dist.mode())
 
@@ -42,7 +43,8 @@ class Drawer:
     def noise(self, seeds):
         """Latents that no prompt had a part in, decoded."""
         for s in range(0, len(seeds), BATCH):
-            z = torch.cat([torch.randn((1, 4, SIZE // 8, SIZE // 8), generator=torch.Generator().manual_seed(seed)) for seed in seeds[s : s + BATCH]])
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds[s : s + BATCH]]
+            z = torch.cat([torch.randn((1, 4, SIZE // 8, SIZE // 8), generator=g) for g in generators])
             yield from self.decoded(z / self.pipe.vae.config.scaling_factor)
 
     def decoded(self, latents):

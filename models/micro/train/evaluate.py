@@ -6,7 +6,8 @@
     python evaluate.py DATA MODEL --name noise --control noise
 
 Every icon (concept × style) is asked for on up to three backgrounds that it was trained on and on the held-out
-ones of its concept (split.py), with two seeds each. The result goes to RESULTS (results.json, one entry a NAME),
+ones of its concept (split.py), with two seeds each, in random order: SIGTERM ends it early with what it has, a random
+part too. The result goes to RESULTS (results.json, one entry a NAME),
 and the table of all entries to a .md beside it and to stdout.
 """
 
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import checkpoint
 from cache import HERE, Icons
 from captions import article, question
 from compose import BACKGROUNDS, framed_composition
@@ -41,19 +43,22 @@ def all_cases(icons):
     return cases
 
 
+def real(icons, i, background, rng):
+    return framed_composition(icons.pictures[i], background, rng, cropped=False)[0]
+
+
 def drawn(icons, cases, drawer, control):
     seeds = [1000 * i + seed for i, _, seed in cases]
     if control == "noise":
         return drawer.noise(seeds)
     if control == "real":
-        real = [framed_composition(icons.pictures[i], b, random.Random(f"real {s}"), cropped=False)[0] for (i, b, _), s in zip(cases, seeds)]
-        return drawer.round_trip(real)
+        return drawer.round_trip([real(icons, i, b, random.Random(f"real {s}")) for (i, b, _), s in zip(cases, seeds)])
     return drawer([question(icons.names[i], icons.styles[i], b) for i, b, _ in cases], seeds)
 
 
-def judge(icons, cases, pictures, gallery):
-    """Counts [right, of] by question."""
-    counts = {}
+def judge(icons, cases, pictures, gallery, stop):
+    """Counts [right, of] by question, and how many cases were judged."""
+    counts, judged = {}, 0
 
     def count(key, right):
         entry = counts.setdefault(key, [0, 0])
@@ -70,7 +75,10 @@ def judge(icons, cases, pictures, gallery):
             count(f"background, {group}", background_of(picture) == background)
         if nearest := gallery.nearest_style(name, distances):
             count("style", nearest == style)
-    return counts
+        judged += 1
+        if stop:
+            break
+    return counts, judged
 
 
 def spread(pictures):
@@ -90,12 +98,12 @@ def diversity(icons, drawer, gallery, concepts, rng):
         prompts = [f"{article(name)} {name} on a {background} background"] * DIVERSITY_SEEDS
         pictures = list(drawer(prompts, range(DIVERSITY_SEEDS)))
         own = [i for i, n in enumerate(icons.names) if n == name]
-        real = [framed_composition(icons.pictures[rng.choice(own)], background, rng, cropped=False)[0] for _ in range(8)]
+        data = [real(icons, rng.choice(own), background, rng) for _ in range(8)]
         kinds[0] += len({gallery.nearest_style(name, gallery.distances(p)) for p in pictures}) > 1
         kinds[1] += 1
-        ratio.append((spread(pictures), spread(real)))
-    drawn_spread, real_spread = np.mean(ratio, 0)
-    return {"both styles within 4 seeds": kinds, "spread, share of the data's": round(drawn_spread / real_spread, 3)}
+        ratio.append((spread(pictures), spread(data)))
+    of_model, of_data = np.mean(ratio, 0)
+    return {"both styles within 4 seeds": kinds, "spread, share of the data's": round(of_model / of_data, 3)}
 
 
 def cell(value):
@@ -119,8 +127,8 @@ def main():
     parser.add_argument("model", type=Path)
     parser.add_argument("--name", required=True)
     parser.add_argument("--control", choices=("real", "noise"))
-    parser.add_argument("--samples", type=int, help="so many random cases, not all")
-    parser.add_argument("--seed", type=int, default=0, help="of that choice")
+    parser.add_argument("--samples", type=int, help="so many, not all")
+    parser.add_argument("--seed", type=int, default=0, help="of their order")
     parser.add_argument("--diversity", type=int, help="concepts asked for without a style; by default one per 16 cases")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=HERE / "results.json")
@@ -128,16 +136,17 @@ def main():
     torch.set_num_threads(args.threads)
     icons, drawer = Icons(args.data), Drawer(args.model)
     gallery, started = Gallery(icons), time.monotonic()
-    cases = everything = all_cases(icons)
-    if args.samples:
-        cases = random.Random(args.seed).sample(cases, args.samples)
-    measures = judge(icons, cases, drawn(icons, cases, drawer, args.control), gallery)
+    everything = all_cases(icons)
+    random.Random(args.seed).shuffle(everything)
+    cases = everything[: args.samples]
+    stop = checkpoint.Stop()
+    measures, judged = judge(icons, cases, drawn(icons, cases, drawer, args.control), gallery, stop)
     if not args.control:
-        asked = args.diversity if args.diversity is not None else len(cases) // 16
+        asked = args.diversity if args.diversity is not None else judged // 16
         if asked:
             measures |= diversity(icons, drawer, gallery, asked, random.Random(f"diversity {args.seed}"))
     entry = {
-        "cases": len(cases), "of": len(everything), "seed": args.seed, "control": args.control,
+        "cases": judged, "of": len(everything), "seed": args.seed, "control": args.control,
         "steps": STEPS, "guidance": GUIDANCE, "concepts": len(set(icons.names)), "icons": len(icons),
         "measures": measures,
     }  # fmt: skip
@@ -146,7 +155,7 @@ def main():
     args.results.write_text(json.dumps(results, indent=1) + "\n")
     text = table(results)
     args.results.with_suffix(".md").write_text(text)
-    print(f"{args.name}: {len(cases)} of {len(everything)} cases in {time.monotonic() - started:.0f} s\n\n{text}")
+    print(f"{args.name}: {judged} of {len(everything)} cases in {time.monotonic() - started:.0f} s\n\n{text}")
 
 
 if __name__ == "__main__":

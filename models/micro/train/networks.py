@@ -14,7 +14,9 @@ class Networks(torch.nn.ModuleDict):
 
     def __init__(self, folder):
         folder = Path(folder)
-        super().__init__({part: kind.from_pretrained(folder / part, torch_dtype=torch.float32) for part, kind in PARTS.items()})
+        super().__init__()
+        for part, kind in PARTS.items():
+            self[part] = kind.from_pretrained(folder / part, torch_dtype=torch.float32)
 
     def encode(self, ids, ids_2):
         """Token ids [B, 77] twice → context [B, 77, 160], pooled [B, 96]."""
@@ -29,7 +31,8 @@ class Tokenizers:
         self.both = [CLIPTokenizer.from_pretrained(Path(folder) / part) for part in ("tokenizer", "tokenizer_2")]
 
     def __call__(self, texts):
-        return [t(texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids for t in self.both]
+        how = {"padding": "max_length", "max_length": 77, "truncation": True, "return_tensors": "pt"}
+        return [tokenizer(texts, **how).input_ids for tokenizer in self.both]  # [B, 77] twice
 
 
 def alphas_cumprod(folder):

@@ -20,7 +20,8 @@ NAMES = list(BACKGROUNDS)
 
 def rim_colour(x):
     """[3, H, W] in 0…1 → [3]."""
-    rim = torch.cat([x[:, :3].flatten(1), x[:, -3:].flatten(1), x[:, :, :3].flatten(1), x[:, :, -3:].flatten(1)], 1)
+    sides = (x[:, :3], x[:, -3:], x[:, :, :3], x[:, :, -3:])
+    rim = torch.cat([side.flatten(1) for side in sides], 1)  # [3, pixels]
     return rim.median(1).values
 
 
@@ -41,9 +42,9 @@ def feature(picture):
     mask = ((difference - 0.06) / 0.12).clamp(0, 1)  # [H, W]
     total = mask.sum().clamp(min=1)
     line = (torch.arange(SIZE) + 0.5) / SIZE * 2 - 1
-    y, x_ = torch.meshgrid(line, line, indexing="ij")
-    top, left = (mask * y).sum() / total, (mask * x_).sum() / total
-    radius = ((mask * ((y - top) ** 2 + (x_ - left) ** 2)).sum() / total).sqrt().clamp(min=0.1)
+    down, right = torch.meshgrid(line, line, indexing="ij")  # [H, W]
+    top, left = (mask * down).sum() / total, (mask * right).sum() / total
+    radius = ((mask * ((down - top) ** 2 + (right - left) ** 2)).sum() / total).sqrt().clamp(min=0.1)
     theta = torch.tensor([[[radius * REACH, 0, left], [0, radius * REACH, top]]])
     grid = F.affine_grid(theta, (1, 4, 2 * SIDE, 2 * SIDE), align_corners=False)
     whole = torch.cat([x * mask + 0.5 * (1 - mask), mask[None]])  # [4, H, W]
@@ -68,7 +69,8 @@ class Gallery:
         if background not in self.on:
             width = round(SIZE * 0.9)
             place = (SIZE - width) // 2
-            self.on[background] = torch.stack([feature(compose(p, background, width, place, place)) for p in self.icons.pictures])
+            composed = (compose(p, background, width, place, place) for p in self.icons.pictures)
+            self.on[background] = torch.stack([feature(picture) for picture in composed])
         return self.on[background]  # [N, 4, S, S]
 
     def distances(self, picture):

@@ -41,7 +41,8 @@ class Bank:
 
     def draw(self, icon, rng):
         part = self.rounds[rng.choice(sorted(self.rounds))]
-        return torch.from_numpy(part["latents"][icon]).float(), str(part["backgrounds"][icon]), part["time_ids"][icon].tolist()
+        latents = torch.from_numpy(part["latents"][icon]).float()  # [4, 16, 16]
+        return latents, str(part["backgrounds"][icon]), part["time_ids"][icon].tolist()
 
 
 def batch(icons, bank, tokenizers, size, scale, step):
@@ -140,7 +141,7 @@ def main():
         mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
         if step % 20 == 0:
             pace = (step - first) * args.batch / (time.monotonic() - started)
-            print(f"{time.strftime('%H:%M:%S')} step {step} loss {mean:.4f} {pace:.1f} samples/s {(step - first) * args.batch / time.process_time():.1f} samples/cpu-s", flush=True)
+            print(f"{time.strftime('%H:%M:%S')} step {step} loss {mean:.4f} {pace:.1f} samples/s", flush=True)
         if time.monotonic() - saved > 60 * args.save_minutes:
             save()
             bank.refresh()
