@@ -48,7 +48,15 @@ PACKAGES = {
         "sha512": "Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA==",
     },
 }
-CATEGORIES = ["Animals & Nature", "Food & Drink", "Objects", "Travel & Places", "Activities", "Smileys & Emotion", "Symbols"]
+CATEGORIES = [
+    "Animals & Nature",
+    "Food & Drink",
+    "Objects",
+    "Travel & Places",
+    "Activities",
+    "Smileys & Emotion",
+    "Symbols",
+]
 SYMBOLS = re.compile("heart|star|circle|square|diamond|triangle|sign|button")
 TRAINED_ON = "269cdb174f11169c51d18e7cb7afff0e5ec8552f386be0dcc40916f4ca13d56f"  # sha256 of the pictures
 NEARLY_EMPTY = 10  # mean alpha (of 255) below which an icon is left out
@@ -57,12 +65,13 @@ NEARLY_EMPTY = 10  # mean alpha (of 255) below which an icon is left out
 def fetched(source, folder):
     """The package's files, name → bytes, once its hash is right."""
     spec = f"{source['package']}@{source['version']}"
-    packed = subprocess.run(["npm", "pack", "--silent", spec], cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
+    command = ["npm", "pack", "--silent", spec]
+    packed = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
     name = packed.stdout.split()[-1]
     archive = (Path(folder) / name).read_bytes()
     found = base64.b64encode(hashlib.sha512(archive).digest()).decode()
     if found != source["sha512"]:
-        raise SystemExit(f"{spec}: sha512 is {found}, not {source['sha512']}: not the package that this data was made from")
+        raise SystemExit(f"{spec}: its sha512 is {found}, that of the package used is {source['sha512']}")
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         wanted = ("icons.json", "metadata.json", "en/data.json")
         return {m.name.removeprefix("package/"): tar.extractfile(m).read() for m in tar if m.name.endswith(wanted)}

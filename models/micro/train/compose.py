@@ -20,7 +20,7 @@ BACKGROUNDS = {
 
 
 def compose(rgba, background, width, top, left):
-    """The icon `width` px wide, its corner at `top`, `left` (px; what lies outside is cut): uint8 [SIZE, SIZE, 3]."""
+    """The icon `width` px wide at `top`, `left` (px), cut where it lies outside: uint8 [SIZE, SIZE, 3]."""
     icon = Image.fromarray(rgba).resize((width, width), Image.LANCZOS)  # Pillow weighs colours by alpha
     icon = np.asarray(icon).astype(np.float32)[max(0, -top) : SIZE - top, max(0, -left) : SIZE - left]
     picture = np.empty((SIZE, SIZE, 3), np.float32)

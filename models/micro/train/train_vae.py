@@ -31,7 +31,8 @@ def batch(icons, size, step):
     pictures = []
     for _ in range(size):
         i = rng.randrange(len(icons))
-        picture = random_composition(icons.pictures[i], rng.choice(trained_backgrounds(icons.names[i], BACKGROUNDS)), rng)
+        background = rng.choice(trained_backgrounds(icons.names[i], BACKGROUNDS))
+        picture = random_composition(icons.pictures[i], background, rng)
         pictures.append(picture[:, ::-1] if rng.random() < 0.5 else picture)
     return to_tensor(pictures)
 
@@ -97,7 +98,8 @@ def main():
     def save():
         state = {"step": step, "decoder": decoder.state_dict(), "ema": ema.state_dict()}
         checkpoint.save(path, state | {"optimizers": [o.state_dict() for o in opts]})
-        print(f"{time.strftime('%H:%M:%S')} step {step} saved, unseen {psnr(ema, latents, pictures):.2f} dB", flush=True)
+        unseen_db = psnr(ema, latents, pictures)
+        print(f"{time.strftime('%H:%M:%S')} step {step} saved, unseen {unseen_db:.2f} dB", flush=True)
 
     while not stop and step < args.steps:
         rate = args.rate * min(1, (step + 1) / 20) * (1 + math.cos(math.pi * step / args.steps)) / 2
