@@ -1,0 +1,133 @@
+"""Trains the VAE's decoder; the encoder stays, and with it the latents that the UNet knows.
+
+    python train_vae.py DATA MODEL RUN
+
+The encoder's posterior is narrow (7.5 nats a number at KL weight 1e-4), so the latents hold more than the
+decoder draws. RUN/vae.pt is written every few minutes and on SIGTERM, and resumed when it is there; step n
+draws from seeds made of n.
+"""
+
+import argparse
+import copy
+import math
+import random
+import time
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+import checkpoint
+from cache import Icons
+from compose import BACKGROUNDS, random_composition, to_tensor
+from optim import Muon
+from split import held_out_backgrounds, trained_backgrounds
+
+EMA = 0.99
+
+
+def batch(icons, size, step):
+    rng = random.Random(f"vae {step}")
+    pictures = []
+    for _ in range(size):
+        i = rng.randrange(len(icons))
+        background = rng.choice(trained_backgrounds(icons.names[i], BACKGROUNDS))
+        picture = random_composition(icons.pictures[i], background, rng)
+        pictures.append(picture[:, ::-1] if rng.random() < 0.5 else picture)
+    return to_tensor(pictures)
+
+
+def unseen(icons, count=32):
+    """Compositions of held-out pairs, always the same."""
+    rng = random.Random("vae validation")
+    pairs = [(i, b) for i in range(len(icons)) for b in held_out_backgrounds(icons.names[i], BACKGROUNDS)]
+    return to_tensor([random_composition(icons.pictures[i], b, rng) for i, b in rng.sample(pairs, count)])
+
+
+def slopes(x):
+    return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
+
+
+def loss_of(difference):
+    """Absolute and squared error, and the absolute error of slopes, for edges."""
+    edges = sum(s.abs().mean() for s in slopes(difference))
+    return difference.abs().mean() + 2 * difference.square().mean() + 0.25 * edges
+
+
+@torch.no_grad()
+def psnr(decode, latents, pictures):
+    """dB of the mean squared error over all pictures, clamped as when they are shown."""
+    drawn = torch.cat([decode(latents[s : s + 4]) for s in range(0, len(latents), 4)]).clamp(-1, 1)
+    return 10 * math.log10(4 / (drawn - pictures).square().mean().item())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    for name in ("data", "model", "run"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--steps", type=int, default=2400, help="the rate falls to 0 by then")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rate", type=float, default=8e-4)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--save-minutes", type=float, default=4)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    icons = Icons(args.data)
+    vae = AutoencoderKL.from_pretrained(args.model / "vae", torch_dtype=torch.float32).requires_grad_(False)
+    vae.to(memory_format=torch.channels_last)
+    decoder = torch.nn.Sequential(vae.post_quant_conv, vae.decoder).requires_grad_(True)
+    ema = copy.deepcopy(decoder).requires_grad_(False)
+    parameters = list(decoder.parameters())
+    opts = [
+        Muon([p for p in parameters if p.dim() > 1], args.rate),
+        torch.optim.AdamW([p for p in parameters if p.dim() == 1], args.rate, betas=(0.9, 0.95), weight_decay=0),
+    ]
+    step, path = 0, args.run / "vae.pt"
+    if state := checkpoint.load(path):
+        step = state["step"]
+        decoder.load_state_dict(state["decoder"])
+        ema.load_state_dict(state["ema"])
+        for o, s in zip(opts, state["optimizers"]):
+            o.load_state_dict(s)
+    pictures = unseen(icons)
+    with torch.no_grad():
+        latents = vae.encode(pictures).latent_dist.mode()
+    print(f"{len(icons)} icons, from step {step}, unseen {psnr(ema, latents, pictures):.2f} dB", flush=True)
+    stop, saved = checkpoint.Stop(), time.monotonic()
+
+    def save():
+        state = {"step": step, "decoder": decoder.state_dict(), "ema": ema.state_dict()}
+        checkpoint.save(path, state | {"optimizers": [o.state_dict() for o in opts]})
+        unseen_db = psnr(ema, latents, pictures)
+        print(f"{time.strftime('%H:%M:%S')} step {step} saved, unseen {unseen_db:.2f} dB", flush=True)
+
+    while not stop and step < args.steps:
+        rate = args.rate * min(1, (step + 1) / 20) * (1 + math.cos(math.pi * step / args.steps)) / 2
+        for o in opts:
+            for group in o.param_groups:
+                group["lr"] = rate
+        x = batch(icons, args.batch, step)
+        torch.manual_seed(step)
+        with torch.no_grad():
+            z = vae.encode(x.contiguous(memory_format=torch.channels_last)).latent_dist.sample()
+        loss = loss_of(decoder(z) - x)
+        for o in opts:
+            o.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for o in opts:
+            o.step()
+        step += 1
+        with torch.no_grad():
+            for p, q in zip(ema.parameters(), decoder.parameters()):
+                p.lerp_(q, 1 - min(EMA, step / (step + 10)))
+        if step % 20 == 0:
+            print(f"{time.strftime('%H:%M:%S')} step {step} loss {loss.item():.4f}", flush=True)
+        if time.monotonic() - saved > 60 * args.save_minutes:
+            save()
+            saved = time.monotonic()
+    save()
+
+
+if __name__ == "__main__":
+    main()
