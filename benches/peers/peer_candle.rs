@@ -28,7 +28,11 @@ fn main() -> Result<()> {
     let load_ms = began.elapsed().as_secs_f64() * 1e3;
 
     let inputs = safetensors::load(inputs, &Device::Cpu)?;
-    let input = |name: &str| inputs.get(name).with_context(|| format!("no input `{name}`"));
+    let input = |name: &str| {
+        inputs
+            .get(name)
+            .with_context(|| format!("no input `{name}`"))
+    };
     let timestep = f64::from(input("timestep")?.to_vec1::<f32>()?[0]);
     let (sample, context) = (input("sample")?, input("context")?);
     let mut samples_ms = Vec::new();
