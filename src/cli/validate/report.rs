@@ -116,25 +116,28 @@ fn title(ledger: &Ledger) -> String {
     }
 }
 
+/// `1 seed`, `2 seeds`.
+fn counted(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
 fn what(ledger: &Ledger) -> String {
     let request = &ledger.request;
     let tile = request.vae_tile;
     let tile = tile.map_or(String::new(), |tile| format!(", VAE tiles of {tile}"));
     let commit = ledger.build.commit.as_deref().unwrap_or("of no commit");
     let mut words = format!(
-        "{}x{} (height x width), {} steps of {}, guidance {}, {}{tile}; {} prompts, {} of noise each; \
+        "{}x{} (height x width), {} of {}, guidance {}, {}{tile}; {}, {} of noise each; \
          {}, {} threads ({}); darkroom {}, {commit}, {}.",
         request.height_px,
         request.width_px,
-        request.steps,
+        counted(request.steps as u64, "step"),
         ledger.scheduler.name(),
         request.guidance,
         request.precision,
-        ledger.prompts,
-        match ledger.seeds {
-            1 => "1 seed".to_owned(),
-            seeds => format!("{seeds} seeds"),
-        },
+        counted(ledger.prompts as u64, "prompt"),
+        counted(ledger.seeds, "seed"),
         ledger.device,
         ledger.threads,
         ledger
