@@ -42,7 +42,7 @@ def framed_composition(rgba, background, rng, cropped=True):
     """A composition with SDXL's time ids (original height, width, crop top, left, target height, width).
 
     Six of seven are whole pictures: the icon in the middle, at 0.84 to 0.96 of the size, up to 4 px off. The
-    others are crops (none without `cropped`): the picture was larger (up to 192 px), had the icon in its middle, and was
+    others are crops (none without `cropped`): the picture was larger (up to 192 px), the icon in its middle, and was
     cut at `top`, `left`.
     """
     width = round(SIZE * rng.uniform(0.84, 0.96))

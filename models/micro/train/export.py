@@ -3,7 +3,7 @@
     python export.py MODEL RUN OUT
 
 MODEL is what the training started from; RUN/unet.pt and RUN/vae.pt (their averaged weights) replace its
-parts where they are there. The folder is whole or not there.
+parts where they are there; the configs are MODEL's, byte for byte. The folder is whole or not there.
 """
 
 import argparse
@@ -34,6 +34,7 @@ def main():
     shutil.copytree(args.model, temporary, copy_function=shutil.copyfile)
     for part, network in [*networks.items(), ("vae", vae)]:
         network.half().save_pretrained(temporary / part)
+        (temporary / part / "config.json").write_bytes((args.model / part / "config.json").read_bytes())
     if args.out.exists():
         shutil.rmtree(args.out)
     temporary.rename(args.out)

@@ -117,7 +117,7 @@ def main():
 
     def save():
         state = {"step": step, "networks": networks.state_dict(), "ema": ema.state_dict()}
-        checkpoint.save(path, state | {"optimizers": [o.state_dict() for o in opts]})
+        return checkpoint.save(path, state | {"optimizers": [o.state_dict() for o in opts]})
 
     while not stop and step != args.stop_after:
         rate = args.rate * min(1, (step + 1) / 50)
@@ -146,7 +146,8 @@ def main():
             save()
             bank.refresh()
             saved = time.monotonic()
-    save()
+    if not save():
+        raise SystemExit(1)
     print(f"saved at step {step}", flush=True)
 
 

@@ -93,13 +93,15 @@ def main():
     with torch.no_grad():
         latents = vae.encode(pictures).latent_dist.mode()
     print(f"{len(icons)} icons, from step {step}, unseen {psnr(ema, latents, pictures):.2f} dB", flush=True)
-    stop, saved = checkpoint.Stop(), time.monotonic()
+    stop, last_save = checkpoint.Stop(), time.monotonic()
 
     def save():
         state = {"step": step, "decoder": decoder.state_dict(), "ema": ema.state_dict()}
-        checkpoint.save(path, state | {"optimizers": [o.state_dict() for o in opts]})
+        saved = checkpoint.save(path, state | {"optimizers": [o.state_dict() for o in opts]})
         unseen_db = psnr(ema, latents, pictures)
-        print(f"{time.strftime('%H:%M:%S')} step {step} saved, unseen {unseen_db:.2f} dB", flush=True)
+        how = "saved" if saved else "NOT saved"
+        print(f"{time.strftime('%H:%M:%S')} step {step} {how}, unseen {unseen_db:.2f} dB", flush=True)
+        return saved
 
     while not stop and step < args.steps:
         rate = args.rate * min(1, (step + 1) / 20) * (1 + math.cos(math.pi * step / args.steps)) / 2
@@ -123,10 +125,11 @@ def main():
                 p.lerp_(q, 1 - min(EMA, step / (step + 10)))
         if step % 20 == 0:
             print(f"{time.strftime('%H:%M:%S')} step {step} loss {loss.item():.4f}", flush=True)
-        if time.monotonic() - saved > 60 * args.save_minutes:
+        if time.monotonic() - last_save > 60 * args.save_minutes:
             save()
-            saved = time.monotonic()
-    save()
+            last_save = time.monotonic()
+    if not save():
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
