@@ -10,8 +10,8 @@ use darkroom::finite::check_finite;
 use darkroom::observe::Stage;
 use darkroom::ops::int8::{LIMIT, Scheme};
 use darkroom::ops::{
-    Activation, Conv2d, Embedding, GroupNorm, LayerNorm, Linear, Mask, Padding, activation, add,
-    add_by_image, add_to_each, attention, concat_channels, geglu, to_channels_first,
+    Activation, Conv2d, Embedding, GroupNorm, LayerNorm, Linear, Mask, Padding, Reads, activation,
+    add, add_by_image, add_to_each, attention, concat_channels, geglu, to_channels_first,
     to_channels_last, upsample_nearest,
 };
 
@@ -309,8 +309,10 @@ fn value_by_value_and_movements() -> Result<()> {
             ("quick gelu", &|on| {
                 activation(&on(&x)?, Activation::QuickGelu)
             }),
-            ("geglu", &|on| geglu(&on(&x)?)),
-            ("odd geglu", &|on| geglu(&on(&x)?.narrow(3, 0, 10)?)),
+            ("geglu", &|on| geglu(Reads::Float, &on(&x)?)),
+            ("odd geglu", &|on| {
+                geglu(Reads::Float, &on(&x)?.narrow(3, 0, 10)?)
+            }),
             ("add", &|on| add(&on(&x)?, &on(&y)?)),
             ("add by image", &|on| add_by_image(&on(&x)?, &on(&row)?)),
             ("add to each", &|on| add_to_each(&on(&x)?, &on(&table)?)),
@@ -385,7 +387,7 @@ fn shapes_that_do_not_fit_are_errors() -> Result<()> {
     let q = Tensor::zeros((1, 4, 64), DType::F16, &gpu)?;
     let k = Tensor::zeros((1, 0, 64), DType::F16, &gpu)?;
     assert!(attention(&q, &k, &k, 1, Mask::None).is_err());
-    assert!(geglu(&Tensor::zeros((2, 5), DType::F16, &gpu)?).is_err());
+    assert!(geglu(Reads::Float, &Tensor::zeros((2, 5), DType::F16, &gpu)?).is_err());
     Ok(())
 }
 
