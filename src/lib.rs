@@ -23,8 +23,8 @@
 //! → networks ([`clip`], [`unet`]) → [`ops`]. [`request`], [`error`], [`config`], [`observe`] and
 //! [`measure`] stand beside them; [`weights`] and [`quant`] give the networks their tensors. [`forecast`]
 //! walks the same stages by shape alone, [`validate`] compares an int8 run with its twin, and
-//! [`claims`] puts a white paper's numbers beside it all. Numbers are diffusers' own: `tests/exact.rs` compares every stage
-//! with it.
+//! [`claims`] puts a white paper's numbers beside it all. Numbers are diffusers' own: `tests/exact.rs`
+//! compares every stage with it.
 
 pub mod claims;
 pub mod cli;
