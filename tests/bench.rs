@@ -1,13 +1,16 @@
 //! `darkroom bench` on the embedded model: what it prints and writes, and that the figures agree with
 //! each other.
 
+#[path = "support/room.rs"]
+mod room;
+
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use darkroom::measure::record::Run;
 use serde_json::{Value, json};
-use tempfile::TempDir;
+
+use room::{Room, stderr};
 
 /// A small run: two steps at 64×64, three times.
 const QUICK: [&str; 7] = ["bench", "--size", "64", "--steps", "2", "--warmup", "0"];
@@ -15,70 +18,7 @@ const QUICK: [&str; 7] = ["bench", "--size", "64", "--steps", "2", "--warmup", "
 /// Stages of a text-to-image run.
 const STAGES: [&str; 4] = ["text_encode", "denoise", "vae_decode", "post_process"];
 
-/// A working folder of its own, in which commands are run.
-struct Room(TempDir);
-
 impl Room {
-    fn new() -> Self {
-        Self(tempfile::tempdir().expect("a temporary folder"))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_darkroom"));
-        command
-            .args(args)
-            .current_dir(self.0.path())
-            .env("HF_HOME", self.path("hub"))
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().expect("the binary is built")
-    }
-
-    /// The output of a command that must succeed.
-    fn prints(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-        String::from_utf8(output.stdout).expect("UTF-8")
-    }
-
-    /// A command that must fail with this exit code and these words, and leave no new file.
-    fn refuses(&self, code: i32, says: &[&str], args: &[&str]) {
-        let before = self.files();
-        let output = self.run(args);
-        let stderr = stderr(&output);
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
-        for words in says {
-            assert!(
-                stderr.contains(words),
-                "{args:?}: no `{words}` in: {stderr}"
-            );
-        }
-        assert!(!stderr.contains("defect"), "{stderr}");
-        assert_eq!(self.files(), before, "{args:?}");
-    }
-
-    fn files(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.0.path()).expect("readable");
-        let mut names: Vec<_> = entries
-            .map(|entry| {
-                entry
-                    .expect("readable")
-                    .file_name()
-                    .to_string_lossy()
-                    .into_owned()
-            })
-            .collect();
-        names.sort();
-        names
-    }
-
     fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
     }
@@ -93,10 +33,6 @@ impl Room {
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         fs::write(self.path(name), text).expect("room for it");
     }
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn number(value: &Value) -> f64 {

@@ -1,45 +1,15 @@
 //! `darkroom quantize`: what it writes, what it says, what it refuses.
 
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+#[path = "support/room.rs"]
+mod room;
 
+use room::Room;
 use serde_json::Value;
-
-fn darkroom(room: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_darkroom"))
-        .args(args)
-        .current_dir(room)
-        .env("HF_HOME", room)
-        .stdin(Stdio::null())
-        .output()
-        .expect("the binary is built")
-}
-
-fn runs(room: &Path, args: &[&str]) -> Output {
-    let output = darkroom(room, args);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {stderr}");
-    output
-}
-
-fn refuses(room: &Path, code: i32, says: &str, args: &[&str]) {
-    let before = std::fs::read_dir(room).expect("it is there").count();
-    let output = darkroom(room, args);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
-    assert!(
-        stderr.contains(says),
-        "{args:?}: `{says}` is not in: {stderr}"
-    );
-    let after = std::fs::read_dir(room).expect("it is there").count();
-    assert_eq!(before, after, "{args:?} left something behind");
-}
 
 #[test]
 fn a_smoothed_checkpoint_is_written_and_drawn_from() {
-    let home = tempfile::tempdir().expect("a temporary folder");
-    let room = home.path();
-    std::fs::write(room.join("prompts.txt"), "a red apple\n\na green frog\n").expect("room for it");
+    let room = Room::new();
+    std::fs::write(room.path("prompts.txt"), "a red apple\n\na green frog\n").expect("room for it");
     let smooth = [
         "quantize",
         "--model",
@@ -54,29 +24,26 @@ fn a_smoothed_checkpoint_is_written_and_drawn_from() {
         "int8",
         "--json",
     ];
-    let record: Value = serde_json::from_slice(&runs(room, &smooth).stdout).expect("JSON");
+    let record: Value = serde_json::from_str(&room.prints(&smooth)).expect("JSON");
     assert_eq!(record["schema"], 1);
     assert_eq!(record["smoothing"]["alpha"], 0.5);
     assert_eq!(record["smoothing"]["prompts"], 2);
     let [before, after] = ["unet_bytes_before", "unet_bytes_after"].map(|key| record[key].as_u64());
     assert!(after < before.map(|b| b * 2 / 3), "{record}");
-    let config = std::fs::read(room.join("int8/unet/config.json")).expect("written");
+    let config = std::fs::read(room.path("int8/unet/config.json")).expect("written");
     let config: Value = serde_json::from_slice(&config).expect("JSON");
     assert_eq!(config["quantization_config"]["smoothing"]["steps"], 2);
-    assert!(room.join("int8/unet/smoothing.safetensors").is_file());
-    runs(
-        room,
-        &[
-            "generate",
-            "a red apple",
-            "--model",
-            "int8",
-            "--steps",
-            "1",
-            "-o",
-            "a.png",
-        ],
-    );
+    assert!(room.path("int8/unet/smoothing.safetensors").is_file());
+    room.prints(&[
+        "generate",
+        "a red apple",
+        "--model",
+        "int8",
+        "--steps",
+        "1",
+        "-o",
+        "a.png",
+    ]);
 
     // Not again, and not over what is there.
     for again in ["int8", "micro"] {
@@ -86,18 +53,17 @@ fn a_smoothed_checkpoint_is_written_and_drawn_from() {
         } else {
             "quantised already"
         };
-        refuses(room, 1, says, &args);
+        room.refuses(1, &[says], &args);
     }
 }
 
 #[test]
 fn what_cannot_be_meant_is_refused() {
-    let home = tempfile::tempdir().expect("a temporary folder");
-    let room = home.path();
-    std::fs::write(room.join("empty.txt"), "\n \n").expect("room for it");
+    let room = Room::new();
+    std::fs::write(room.path("empty.txt"), "\n \n").expect("room for it");
     let quantize = |code, says: &str, more: &[&str]| {
         let args = [&["quantize", "--model", "micro", "-o", "out"], more].concat();
-        refuses(room, code, says, &args);
+        room.refuses(code, &[says], &args);
     };
     quantize(2, "0 to 1", &["--smooth", "1.5"]);
     quantize(2, "w8a16", &["--smooth", "0.5", "--scheme", "w8a16"]);
@@ -123,5 +89,5 @@ fn what_cannot_be_meant_is_refused() {
         "-o",
         "out",
     ];
-    refuses(room, 1, "made up", &made_up);
+    room.refuses(1, &["made up"], &made_up);
 }

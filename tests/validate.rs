@@ -1,9 +1,12 @@
 //! `darkroom validate`: sums that close to the byte, figures that agree with each other, thresholds
 //! that bite.
 
+#[path = "support/room.rs"]
+mod room;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use darkroom::forecast::{self, Model};
 use darkroom::quant::{Scheme, Selection, save};
@@ -12,7 +15,8 @@ use darkroom::validate::weights::{Items, items};
 use darkroom::weights::checkpoint::{Checkpoint, Component};
 use darkroom::weights::synthetic;
 use serde_json::Value;
-use tempfile::TempDir;
+
+use room::{Room, stderr};
 
 fn int8(dtype: Dtype, scheme: Scheme) -> Precision {
     Precision {
@@ -153,77 +157,12 @@ fn the_real_unet_takes_a_quarter() {
 const QUICK: [&str; 6] = ["validate", "--size", "64", "--steps", "2", "--quiet"];
 const THREE: [&str; 2] = ["--count", "3"];
 
-/// A working folder of its own, in which commands are run.
-struct Room(TempDir);
-
 impl Room {
-    fn new() -> Self {
-        Self(tempfile::tempdir().expect("a temporary folder"))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_darkroom"));
-        command
-            .args(args)
-            .current_dir(self.0.path())
-            .env("HF_HOME", self.path("hub"))
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().expect("the binary is built")
-    }
-
-    /// The output of a command that must succeed.
-    fn prints(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-        String::from_utf8(output.stdout).expect("UTF-8")
-    }
-
-    /// A command that must fail with this exit code and these words, and leave no new file.
-    fn refuses(&self, code: i32, says: &[&str], args: &[&str]) {
-        let before = self.files();
-        let output = self.run(args);
-        let stderr = stderr(&output);
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
-        for words in says {
-            assert!(
-                stderr.contains(words),
-                "{args:?}: no `{words}` in: {stderr}"
-            );
-        }
-        assert!(
-            !stderr.contains("defect") && output.stdout.is_empty(),
-            "{stderr}"
-        );
-        assert_eq!(self.files(), before, "{args:?}");
-    }
-
-    fn files(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.0.path()).expect("readable");
-        let name = |entry: std::io::Result<fs::DirEntry>| entry.expect("readable").file_name();
-        let mut names: Vec<_> = entries
-            .map(|entry| name(entry).to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        names
-    }
-
     fn json(&self, name: &str) -> Value {
         let text = fs::read_to_string(self.path(name)).expect("it was written");
         assert_eq!(text.lines().count(), 1);
         serde_json::from_str(&text).expect("JSON")
     }
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn number(value: &Value) -> f64 {
