@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 /// The committed report. `DARKROOM_BLESS=1 cargo test --test claims` writes it anew.
 const REPORT: &str = "benches/runs/2026-11-25-claims";
+const VALIDATION: &str = "benches/runs/2026-11-25-validate/sdxl-base-256-w8a8.jsonl";
 const RUN: &str = "benches/runs/2026-11-25-epyc-2-cores/sdxl-base-512-f32.jsonl";
 
 fn here(path: &str) -> PathBuf {
@@ -69,7 +70,7 @@ fn every_claim_stands_once_with_numbers_and_a_verdict() {
     let ids: Vec<&str> = LEDGER.iter().map(|claim| claim.id).collect();
     let all: Vec<String> = (1..=15).map(|number| format!("W{number}")).collect();
     assert_eq!(ids, all);
-    let grounds = Grounds::new(Vec::new()).expect("the program's own configs");
+    let grounds = Grounds::new(Vec::new(), Vec::new()).expect("the program's own configs");
     for claim in &LEDGER {
         let points = (claim.check)(&grounds).expect("a check");
         assert!(
@@ -256,6 +257,72 @@ fn a_figure_is_its_devices_and_judges_only_under_the_papers_conditions() {
 }
 
 #[test]
+fn a_validation_is_read_beside_a_benchmark_and_only_what_it_counted_is_measured() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("both.jsonl");
+    let bench = fs::read_to_string(here(RUN)).expect("a committed run");
+    let line = fs::read_to_string(here(VALIDATION)).expect("a committed validation");
+    let mut validation: Value = serde_json::from_str(&line).expect("one record");
+    let w5 = |validation: &Value| {
+        fs::write(&file, format!("{bench}{validation}\n")).expect("room for it");
+        let record = record(&["claims", "W5", "--json", "--run", &file.to_string_lossy()]);
+        assert_eq!(record["runs"].as_array().map(Vec::len), Some(2));
+        let point = record["claims"][0]["points"][0].clone();
+        let figures = point["figures"].as_array().expect("a list").clone();
+        let measured = figures
+            .into_iter()
+            .filter(|f| f["basis"]["kind"] == "measured");
+        (measured.collect::<Vec<_>>(), point["measured"].clone())
+    };
+    // The benchmark is of float32; the peak, the UNet and the saving are the validation's.
+    let (figures, measured) = w5(&validation);
+    assert_eq!((figures.len(), &measured), (3, &json!(false)));
+    let device = "AMD EPYC, 2 threads";
+    assert!(
+        figures
+            .iter()
+            .all(|f| f["basis"]["device"] == device && f["bearing"] == "context")
+    );
+
+    // At the white paper's size the peak judges.
+    for edge in ["height_px", "width_px"] {
+        validation["request"][edge] = 1024.into();
+    }
+    let (figures, measured) = w5(&validation);
+    assert_eq!(
+        (&figures[0]["bearing"], &measured),
+        (&json!("same"), &json!(true))
+    );
+
+    // What was forecast alone is not measured.
+    for stage in validation["memory"]["stages"]
+        .as_array_mut()
+        .expect("a list")
+    {
+        stage["peak"]["int8"]["measured_bytes"] = Value::Null;
+    }
+    let (figures, measured) = w5(&validation);
+    assert_eq!((figures.len(), &measured), (2, &json!(false)));
+
+    let path = file.to_string_lossy();
+    let refused = |says: &str, change: &dyn Fn(&mut Value)| {
+        let mut wrong: Value = serde_json::from_str(&line).expect("one record");
+        change(&mut wrong);
+        fs::write(&file, format!("{bench}{wrong}\n")).expect("room for it");
+        refuses(
+            1,
+            &["both.jsonl", "line 2", says],
+            &["claims", "--run", &path],
+        );
+    };
+    refused("schema 99", &|record| record["schema"] = 99.into());
+    refused("not a validation's record", &|record| {
+        record["memory"] = json!({})
+    });
+    refused("`ratio`", &|record| record["speed"][0]["ratio"] = 0.into());
+}
+
+#[test]
 fn wrong_claims_and_runs_are_refused() {
     refuses(2, &["`W16` is no claim", "W1 to W15"], &["claims", "W16"]);
     refuses(2, &["--json"], &["claims", "--json", "--markdown"]);
@@ -272,7 +339,7 @@ fn wrong_claims_and_runs_are_refused() {
         ("{\"schema\": 1}\n", "schema 1, but of another kind"),
         ("nonsense\n", "line 1"),
         ("{}\n", "no `schema`"),
-        ("", "holds no run"),
+        ("", "holds no record"),
     ] {
         fs::write(&path, text).expect("room for it");
         refuses(1, &["bad.jsonl", says], &["claims", "--run", &name]);

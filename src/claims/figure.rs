@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::source::Source;
+
 /// What a number counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -32,6 +34,8 @@ pub enum Unit {
     Operations,
     /// GPUs.
     Gpus,
+    /// Of signal over noise.
+    Decibels,
 }
 
 impl Unit {
@@ -51,6 +55,7 @@ impl Unit {
             Self::Kernels => format!("{number} kernel"),
             Self::Operations => format!("{number} operations"),
             Self::Gpus => format!("{number} GPUs"),
+            Self::Decibels => format!("{number} dB"),
         }
     }
 
@@ -219,11 +224,11 @@ impl Figure {
         what: impl Into<String>,
         value: f64,
         unit: Unit,
-        run: &super::grounds::Sourced,
+        run: &(impl Source + ?Sized),
     ) -> Self {
         let basis = Basis::Measured {
             device: run.device(),
-            run: run.source.clone(),
+            run: run.file().to_owned(),
         };
         Self::new(what, value, unit, basis)
     }

@@ -1,16 +1,15 @@
-//! What claims are checked against: this engine's forecast of SDXL, and benchmark runs.
-
-use std::ops::RangeInclusive;
+//! What claims are checked against: this engine's forecast of SDXL, and measured runs.
 
 use super::figure::{Bearing, Figure, Unit};
+use super::source::{Source, Sourced, is_sdxl};
 use crate::error::Result;
 use crate::forecast::device::Device;
 use crate::forecast::roofline::Bound;
 use crate::forecast::{Forecast, Model, forecast, largest_batch};
 use crate::measure::op::{Op, Work};
-use crate::measure::record::Run;
 use crate::quant::Scheme;
 use crate::request::{Dtype, Precision, Request, Size};
+use crate::validate::ledger::{Ledger, TOTAL};
 use crate::weights::checkpoint::Checkpoint;
 use crate::weights::synthetic;
 
@@ -20,13 +19,15 @@ macro_rules! committed {
     };
 }
 
-/// Runs that come with the program: name, and the lines that `darkroom bench` wrote.
-pub const COMMITTED: [(&str, &str); 5] = [
+/// Runs that come with the program: name, and the lines that `darkroom bench` or `validate` wrote.
+pub const COMMITTED: [(&str, &str); 7] = [
     committed!("2026-11-25-epyc-2-cores/sdxl-base-512-f32.jsonl"),
     committed!("2026-11-25-epyc-2-cores/sdxl-base-512-w8a8.jsonl"),
     committed!("2026-11-25-epyc-2-cores/sdxl-base-256-bf16.jsonl"),
     committed!("2026-11-25-epyc-2-cores/micro-f32.jsonl"),
     committed!("2026-11-25-epyc-2-cores/micro-w8a8.jsonl"),
+    committed!("2026-11-25-validate/sdxl-base-256-w8a8.jsonl"),
+    committed!("2026-11-25-validate/micro-w8a8.jsonl"),
 ];
 
 /// Number types of a half-precision run: bfloat16, in which SDXL's own VAE does not overflow.
@@ -45,99 +46,10 @@ pub const INT8: Precision = Precision {
 
 /// SDXL's image, as the white paper's numbers take it.
 pub const EDGE_PX: usize = 1024;
-/// Steps that SDXL is run with; the white paper names none.
-const USUAL_STEPS: RangeInclusive<usize> = 20..=50;
 /// diffusers' guidance for SDXL: two forwards of the UNet a step.
 const GUIDANCE: f64 = 5.0;
 /// Of the CPU path's workspaces, which stand in for a GPU's.
 pub const THREADS: usize = 1;
-
-/// A run and the file that it is from.
-#[derive(Clone, Debug)]
-pub struct Sourced {
-    /// The file's name.
-    pub source: String,
-    /// The record.
-    pub run: Run,
-}
-
-impl Sourced {
-    /// What it ran on: `AMD EPYC, 2 threads`, or the GPU.
-    pub fn device(&self) -> String {
-        let Run {
-            machine,
-            device,
-            threads,
-            limits,
-            ..
-        } = &self.run;
-        match (device.as_str(), &machine.cpu) {
-            ("cpu", Some(cpu)) => format!("{cpu}, {threads} threads"),
-            _ => limits.name.clone(),
-        }
-    }
-
-    /// `synthetic:sdxl-base 512x512, batch 1, 1 step, f32, w8a8`.
-    pub fn conditions(&self) -> String {
-        let Request {
-            model,
-            height_px,
-            width_px,
-            count,
-            steps,
-            precision,
-            ..
-        } = &self.run.request;
-        let s = if *steps == 1 { "" } else { "s" };
-        format!("{model} {height_px}x{width_px}, batch {count}, {steps} step{s}, {precision}")
-    }
-
-    /// Whether it is SDXL base, by weights of its own or made up.
-    pub fn is_sdxl(&self) -> bool {
-        self.run.request.model.ends_with("sdxl-base")
-    }
-
-    /// Whether it ran on the white paper's device, or on the H100 that computes alike.
-    pub fn is_on_h800(&self) -> bool {
-        let name = self.run.limits.name.to_lowercase();
-        name.contains("h800") || name.contains("h100")
-    }
-
-    /// Whether it ran under the white paper's conditions: SDXL's whole image on an H800 or H100, in half
-    /// precision and a usual number of steps.
-    pub fn is_under_conditions(&self) -> bool {
-        let Request {
-            height_px,
-            width_px,
-            steps,
-            precision,
-            ..
-        } = self.run.request;
-        self.is_sdxl()
-            && self.is_on_h800()
-            && (height_px, width_px) == (EDGE_PX, EDGE_PX)
-            && USUAL_STEPS.contains(&steps)
-            && precision.unet != Dtype::F32
-            && precision.quant.is_none()
-    }
-
-    /// Of the median repeat, all stages but loading.
-    pub fn seconds_per_image(&self) -> Option<f64> {
-        Some(1.0 / self.run.images_per_s?)
-    }
-
-    /// A share of the median repeat's time, 0…1: that of operations, where they were recorded.
-    pub fn share(&self, of: impl Fn(&Work) -> bool) -> Option<f64> {
-        let ops = || self.run.stages.iter().flat_map(|stage| &stage.ops);
-        let total_ms = self.run.total.as_ref()?.p50_ms;
-        ops().next()?;
-        let ms: f64 = ops()
-            .filter(|op| of(&op.work))
-            .map(|op| op.times.p50_ms)
-            .sum();
-        Some(ms / total_ms)
-    }
-}
 
 /// Whether an operation is a matrix product: what a matrix unit of any kind could do.
 pub fn is_matrix(work: &Work) -> bool {
@@ -148,17 +60,19 @@ pub fn is_matrix(work: &Work) -> bool {
 }
 
 /// What a change gave.
-pub struct Gain<'a> {
+pub struct Gain<'a, S: ?Sized = Sourced> {
     /// The run with it.
-    pub after: &'a Sourced,
+    pub after: &'a S,
     /// Its throughput over that without.
     pub times: f64,
 }
 
 /// The forecast and the runs.
 pub struct Grounds {
-    /// Measured.
+    /// Benchmarks.
     pub runs: Vec<Sourced>,
+    /// Int8 models beside their twins.
+    pub validations: Vec<Sourced<Ledger>>,
     /// The white paper's device.
     pub h800: Device,
     model: Model,
@@ -170,13 +84,14 @@ impl Grounds {
     ///
     /// # Errors
     /// None that a user can cause: those of reading the program's own configs.
-    pub fn new(runs: Vec<Sourced>) -> Result<Self> {
+    pub fn new(runs: Vec<Sourced>, validations: Vec<Sourced<Ledger>>) -> Result<Self> {
         let model = |name| {
             let folder = synthetic::models::folder(name).expect("it is in the binary");
             Model::of(&Checkpoint::synthetic(&folder)?)
         };
         Ok(Self {
             runs,
+            validations,
             h800: Device::gpu("h800").expect("it is in the table"),
             model: model("sdxl-base")?,
             refiner: model("sdxl-refiner")?,
@@ -227,7 +142,7 @@ impl Grounds {
 
     /// Runs of SDXL's shapes.
     pub fn sdxl_runs(&self) -> impl Iterator<Item = &Sourced> {
-        self.runs.iter().filter(|run| run.is_sdxl())
+        self.runs.iter().filter(|run| is_sdxl(&run.run.request))
     }
 
     /// A figure of each run that has it, which has a bearing if the run was under the white paper's
@@ -268,13 +183,33 @@ impl Grounds {
         gains
     }
 
-    /// The same of int8 weights.
-    pub fn int8_gains(&self) -> Vec<Gain<'_>> {
-        self.gains(|before, after| {
+    /// The same of int8 weights, by validations of several runs too.
+    pub fn int8_gains(&self) -> Vec<Gain<'_, dyn Source>> {
+        let benchmarks = self.gains(|before, after| {
             let mut changed = before.clone();
             changed.precision.quant = after.precision.quant;
             before.precision.quant.is_none() && after.precision.quant.is_some() && changed == *after
-        })
+        });
+        let benchmarks = benchmarks.into_iter().map(|Gain { after, times }| Gain {
+            after: after as &dyn Source,
+            times,
+        });
+        let validations = self.validations.iter().filter_map(|validation| {
+            let mut speed = validation.run.speed.iter();
+            let total = speed.find(|stage| stage.stage == TOTAL)?;
+            total.interval.as_ref()?; // one run a side says nothing of time
+            Some(Gain {
+                after: validation as &dyn Source,
+                times: 1.0 / total.ratio,
+            })
+        });
+        benchmarks.chain(validations).collect()
+    }
+
+    /// All that was measured.
+    pub fn sources(&self) -> impl Iterator<Item = &dyn Source> {
+        let runs = self.runs.iter().map(|run| run as &dyn Source);
+        runs.chain(self.validations.iter().map(|run| run as &dyn Source))
     }
 }
 
@@ -325,13 +260,23 @@ pub mod tests {
 
     /// The forecast and the committed runs.
     pub fn grounds() -> Grounds {
-        let runs = COMMITTED.iter().flat_map(|(name, lines)| {
-            lines.lines().map(|line| Sourced {
-                source: (*name).to_owned(),
-                run: serde_json::from_str(line).expect("a committed record"),
-            })
-        });
-        Grounds::new(runs.collect()).expect("the program's own configs")
+        let (mut runs, mut validations) = (Vec::new(), Vec::new());
+        for (name, lines) in COMMITTED {
+            for line in lines.lines() {
+                let source = name.to_owned();
+                match name.contains("validate") {
+                    true => validations.push(Sourced {
+                        source,
+                        run: serde_json::from_str(line).expect("a committed validation"),
+                    }),
+                    false => runs.push(Sourced {
+                        source,
+                        run: serde_json::from_str(line).expect("a committed benchmark"),
+                    }),
+                }
+            }
+        }
+        Grounds::new(runs, validations).expect("the program's own configs")
     }
 
     #[test]
@@ -350,27 +295,6 @@ pub mod tests {
         assert!((seconds - 60.749).abs() < 1e-3, "{seconds}");
         // The third and fourth were not recorded by operation.
         assert_eq!(grounds.runs[2].share(is_matrix), None);
-    }
-
-    #[test]
-    fn a_run_on_the_papers_device_is_under_its_conditions() {
-        let mut run = grounds().runs[0].clone();
-        assert!(!run.is_under_conditions());
-        run.run.limits.name = "NVIDIA H800 SXM".into();
-        let request = &mut run.run.request;
-        (request.height_px, request.width_px, request.steps) = (1024, 1024, 30);
-        request.precision = HALF;
-        assert!(run.is_under_conditions());
-        let but = |change: fn(&mut Request)| {
-            let mut other = run.clone();
-            change(&mut other.run.request);
-            assert!(!other.is_under_conditions());
-        };
-        but(|request| request.model = "micro".into());
-        but(|request| request.steps = 4);
-        but(|request| request.precision = INT8);
-        but(|request| request.precision = Precision::default());
-        but(|request| request.width_px = 512);
     }
 
     #[test]

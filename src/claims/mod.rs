@@ -23,6 +23,7 @@ pub mod figure;
 pub mod grounds;
 mod ledger;
 pub mod published;
+pub mod source;
 pub mod verdict;
 
 use crate::error::{Error, Result};

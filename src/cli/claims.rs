@@ -2,25 +2,22 @@
 
 mod markdown;
 mod plot;
+mod read;
 mod record;
 mod table;
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
-use super::bench::file;
 use super::{stdout, whole_file};
-use crate::claims::grounds::{COMMITTED, Grounds, Sourced};
+use crate::claims::grounds::Grounds;
 use crate::claims::{Checked, check};
-use crate::error::{Error, Result};
-use crate::measure::record::{Run, SCHEMA};
 
 const HELP: &str = "\
 Examples:
   darkroom claims
   darkroom claims W1 W4
   darkroom bench --json here.jsonl && darkroom claims --run here.jsonl
+  darkroom validate --json int8.jsonl && darkroom claims W5 W11 --run int8.jsonl
   darkroom claims --report claims/       # REPORT.md and its plots
 
 Without --run, the runs that come with the program are taken. A figure of another device or under other
@@ -33,7 +30,8 @@ pub struct Args {
     /// Claims to check, W1 to W15 [default: all]
     ids: Vec<String>,
 
-    /// Runs from `darkroom bench --json`, in the place of those in the program; may be repeated
+    /// Records from `bench --json` or `validate --json`, in the place of those in the program; may be
+    /// repeated
     #[arg(long = "run", value_name = "FILE")]
     runs: Vec<PathBuf>,
 
@@ -62,7 +60,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             whole_file::check_name(&folder.join(name), args.force)?;
         }
     }
-    let grounds = Grounds::new(runs(&args.runs)?)?;
+    let records = read::records(&args.runs)?;
+    let grounds = Grounds::new(records.runs, records.validations)?;
     let checked = check(&args.ids, &grounds)?;
     match &args.report {
         Some(folder) => report(folder, args.force, &checked, &grounds),
@@ -96,53 +95,4 @@ fn report(
     }
     let names = FILES.map(|name| folder.join(name).display().to_string());
     stdout::line(names.join("\n"))
-}
-
-/// The runs of files, or those in the program.
-fn runs(paths: &[PathBuf]) -> Result<Vec<Sourced>> {
-    let sourced = |source: &str, runs: Vec<Run>| {
-        let source = source.to_owned();
-        let of = move |run| Sourced {
-            source: source.clone(),
-            run,
-        };
-        runs.into_iter().map(of)
-    };
-    let mut all = Vec::new();
-    if paths.is_empty() {
-        for (name, lines) in COMMITTED {
-            all.extend(sourced(name, file::parse(Path::new(name), lines)?.runs));
-        }
-    }
-    for path in paths {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
-        check_kind(path, &text)?;
-        let contents = file::parse(path, &text)?;
-        if let Some(other) = contents.skipped.first() {
-            return Err(Error::file(path, other));
-        }
-        let name = path.file_name().unwrap_or(path.as_os_str());
-        all.extend(sourced(&name.to_string_lossy(), contents.runs));
-    }
-    Ok(all)
-}
-
-/// Refuses a file that is one record of another kind, as darkroom's other commands print them.
-fn check_kind(path: &Path, text: &str) -> Result<()> {
-    let Ok(value) = serde_json::from_str::<Value>(text) else {
-        return Ok(()); // several lines of JSON, or none
-    };
-    let Some(schema) = value.get("schema") else {
-        return Ok(());
-    };
-    match schema == SCHEMA && value.get("limits").is_none() {
-        true => Err(Error::file(
-            path,
-            format!(
-                "a record with schema {schema}, but of another kind: `darkroom bench --json` writes \
-                 what is read here, its schema {SCHEMA} with `request`, `limits` and `stages`"
-            ),
-        )),
-        false => Ok(()),
-    }
 }

@@ -1,7 +1,7 @@
 //! The record of a validation: memory, quality and speed of an int8 model beside its twin, and the
 //! verdict.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::weights::Items;
 use crate::measure::machine::{Build, Machine};
@@ -15,13 +15,16 @@ use crate::scheduler::SchedulerKind;
 /// Form of the record; raised when a reader could misread it.
 pub const SCHEMA: u32 = 1;
 
+/// All stages but loading, in [`Ledger::speed`].
+pub const TOTAL: &str = "total";
+
 /// A validation.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Ledger {
     /// [`SCHEMA`].
     pub schema: u32,
     /// Of darkroom.
-    pub version: &'static str,
+    pub version: String,
     /// The program that ran.
     pub build: Build,
     /// When it began: RFC 3339, UTC.
@@ -66,7 +69,7 @@ pub struct Ledger {
 }
 
 /// The same of both models.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Pair<T> {
     /// Unquantised.
     pub twin: T,
@@ -92,7 +95,7 @@ impl Pair<u64> {
 }
 
 /// A model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Model {
     /// As it was named.
     pub name: String,
@@ -101,7 +104,7 @@ pub struct Model {
 }
 
 /// Bytes that should be taken, and those that the allocator counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bytes {
     /// From the configs alone.
     pub forecast_bytes: u64,
@@ -117,7 +120,7 @@ impl Bytes {
 }
 
 /// The memory of both models.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Memory {
     /// What each step of loading leaves, in order.
     pub components: Vec<Component>,
@@ -130,7 +133,7 @@ pub struct Memory {
 }
 
 /// A part of the models.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Component {
     /// `unet`, `vae` …
     pub name: String,
@@ -157,7 +160,7 @@ impl Component {
 }
 
 /// A stage's highest.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StagePeak {
     /// Which.
     pub stage: Stage,
@@ -186,7 +189,7 @@ impl Memory {
 }
 
 /// How alike the runs are.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Quality {
     /// After each step, ‖latents − twin's‖₂ / ‖twin's‖₂.
     pub drift: Vec<Summary>,
@@ -201,7 +204,7 @@ pub struct Quality {
 }
 
 /// A run beside its twin's.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Likeness {
     /// What was drawn.
     pub prompt: String,
@@ -218,7 +221,7 @@ pub struct Likeness {
 }
 
 /// A figure over all runs.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Half of the runs are better.
     pub median: f64,
@@ -271,9 +274,9 @@ impl Quality {
 }
 
 /// A stage's time in both.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StageSpeed {
-    /// `denoise` …, or `total` of all stages but loading.
+    /// `denoise` …, or [`TOTAL`].
     pub stage: String,
     /// Every run's.
     pub times: Pair<Times>,
@@ -312,12 +315,12 @@ pub struct Thresholds {
 }
 
 /// A threshold that was given, and what was found.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Judgement {
     /// `median PSNR` …
-    pub what: &'static str,
+    pub what: String,
     /// The option that gave it.
-    pub option: &'static str,
+    pub option: String,
     /// As given.
     pub threshold: f64,
     /// As found.
@@ -337,8 +340,8 @@ impl Thresholds {
             let threshold = threshold?;
             let margin = sign * (found - threshold);
             Some(Judgement {
-                what,
-                option,
+                what: String::from(what),
+                option: String::from(option),
                 threshold,
                 found,
                 margin,

@@ -144,7 +144,7 @@ fn factor(pairs: &[(Anchor, f64)]) -> f64 {
 /// # Errors
 /// Those of [`crate::forecast::forecast`].
 pub fn calibrations() -> Result<Vec<Calibration>> {
-    let grounds = Grounds::new(Vec::new())?;
+    let grounds = Grounds::new(Vec::new(), Vec::new())?;
     let of = |precision: Arithmetic| {
         let anchors = ANCHORS
             .iter()

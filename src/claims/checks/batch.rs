@@ -2,10 +2,11 @@
 
 use super::latency::{SDXL, STEPS};
 use crate::claims::figure::{Bearing, Figure, Stated, Unit};
-use crate::claims::grounds::{Grounds, HALF, INT8, Sourced, bound_s, flops, peak_gb};
+use crate::claims::grounds::{Grounds, HALF, INT8, bound_s, flops, peak_gb};
 use crate::claims::published::{
     MLPERF, MLPERF_B200, MLPERF_BATCH, MLPERF_BATCH_SHARE, MLPERF_H100, MLPERF_H200,
 };
+use crate::claims::source::{Source, Sourced};
 use crate::claims::{Missing, Point};
 use crate::error::Result;
 use crate::request::{Dtype, Request};

@@ -7,6 +7,7 @@ use crate::claims::advise::{DAY_S, HOUR_S};
 use crate::claims::figure::{Bearing, Figure, Stated, Unit};
 use crate::claims::grounds::Grounds;
 use crate::claims::published::{H100_DOLLARS_PER_HOUR, MLPERF, MLPERF_H100};
+use crate::claims::source::Source;
 use crate::claims::{Missing, Point};
 use crate::error::Result;
 

@@ -5,6 +5,7 @@ use crate::claims::grounds::{Grounds, HALF, bound_s, flops};
 use crate::claims::published::{
     TENSORRT, TENSORRT_A100_S, TENSORRT_H100_S, TENSORRT_STEPS, UNOPTIMISED_H100_S,
 };
+use crate::claims::source::Source;
 use crate::claims::{Missing, Point};
 use crate::error::Result;
 use crate::request::Dtype;

@@ -3,9 +3,11 @@
 use crate::claims::figure::{Bearing, Figure, Stated, Unit};
 use crate::claims::grounds::{EDGE_PX, Grounds, HALF, INT8, peak_gb};
 use crate::claims::published::{DIFFUSERS, DIFFUSERS_GB};
+use crate::claims::source::{Source, Sourced, is_sdxl};
 use crate::claims::{Missing, Point};
 use crate::error::Result;
-use crate::request::Dtype;
+use crate::request::{Dtype, Request};
+use crate::validate::ledger::{Ledger, Pair};
 
 const INT8_GB: Stated = Stated {
     text: "12.4",
@@ -24,6 +26,58 @@ fn batch_in(grounds: &Grounds, gb: f64) -> Result<usize> {
         batch += 1;
     }
     Ok(batch)
+}
+
+/// Whether a run holds what the stated peak is of: tensors take the same room on any device.
+fn is_alike(request: &Request) -> bool {
+    (request.height_px, request.width_px, request.count) == (EDGE_PX, EDGE_PX, 1)
+        && request.precision.unet != Dtype::F32
+}
+
+/// What a validation of SDXL's shapes counted; nothing that it only forecast.
+fn validated(validation: &Sourced<Ledger>) -> Vec<Figure> {
+    let Ledger {
+        request, memory, ..
+    } = &validation.run;
+    if !is_sdxl(request) {
+        return Vec::new();
+    }
+    let conditions = validation.conditions();
+    let measured = |what: &str, value, unit| {
+        let what = format!("{what}, {conditions}");
+        Figure::measured(what, value, unit, validation)
+    };
+    let gigabytes = |what, bytes: u64| measured(what, bytes as f64 / 1e9, Unit::Gigabytes);
+    let mut figures = Vec::new();
+    let peaks = memory
+        .stages
+        .iter()
+        .map(|stage| stage.peak.int8.measured_bytes);
+    if let Some(peaks) = peaks.collect::<Option<Vec<_>>>()
+        && let Some(&most) = peaks.iter().max()
+    {
+        let peak = gigabytes("peak", most);
+        figures.push(match is_alike(request) {
+            true => peak.bears(Bearing::Same),
+            false => peak,
+        });
+    }
+    let unet = memory.components.iter().find(|c| c.name == "unet");
+    let bytes = unet.map(|unet| unet.memory.map(|bytes| bytes.measured_bytes));
+    if let Some(Pair {
+        twin: Some(twin),
+        int8: Some(int8),
+    }) = bytes
+    {
+        figures.push(gigabytes("the UNet's weights", int8));
+        let saved = 100.0 * (1.0 - int8 as f64 / twin as f64);
+        let what = format!(
+            "saved of the {} UNet's weights",
+            request.precision.unet.name()
+        );
+        figures.push(measured(&what, saved, Unit::Percent));
+    }
+    figures
 }
 
 /// Peak memory.
@@ -57,23 +111,19 @@ pub fn w5(grounds: &Grounds) -> Result<Vec<Point>> {
     ];
     for run in grounds.sdxl_runs() {
         let request = &run.run.request;
-        let Some(peak) = run
-            .run
-            .peak
-            .as_ref()
-            .filter(|_| request.precision.quant.is_some())
-        else {
+        let is_int8 = request.precision.quant.is_some();
+        let Some(peak) = run.run.peak.as_ref().filter(|_| is_int8) else {
             continue;
         };
         let what = format!("peak, {}", run.conditions());
         let figure = Figure::measured(what, peak.bytes as f64 / 1e9, gb, run);
-        // Tensors take the same room on any device.
-        let alike = (request.height_px, request.width_px, request.count) == (EDGE_PX, EDGE_PX, 1)
-            && request.precision.unet != Dtype::F32;
-        figures.push(match alike {
+        figures.push(match is_alike(request) {
             true => figure.bears(Bearing::Same),
             false => figure,
         });
+    }
+    for validation in &grounds.validations {
+        figures.extend(validated(validation));
     }
     Ok(vec![Point::new(
         "peak memory in 8 bits",
@@ -82,7 +132,8 @@ pub fn w5(grounds: &Grounds) -> Result<Vec<Point>> {
         Missing {
             why: "no figure decides",
             measure: "darkroom bench --model synthetic:sdxl-base --size 1024 --steps 1 --dtype bf16 \
-                      --quant w8a8 --json int8.jsonl",
+                      --quant w8a8 --json int8.jsonl, or validate with the same options for both beside \
+                      each other",
         },
     )])
 }
@@ -109,5 +160,12 @@ mod tests {
         // sdxl-base-512-w8a8.txt: 6.61 GiB.
         let measured = point.figures.iter().find(|f| f.is_measured());
         assert!((measured.expect("the int8 run").value - 7.096).abs() < 1e-3);
+        // sdxl-base-256-w8a8.md: the UNet takes 2,613,729,760 bytes, and 5,134,927,368 in its twin.
+        let weights = |what: &str| {
+            let figure = point.figures.iter().find(|f| f.what.starts_with(what));
+            figure.expect("a validation").value
+        };
+        assert!((weights("the UNet's weights") - 2.6137).abs() < 1e-3);
+        assert!((weights("saved of the bf16 UNet's weights") - 49.1).abs() < 0.1);
     }
 }

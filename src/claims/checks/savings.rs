@@ -3,9 +3,11 @@
 use crate::claims::figure::{Bearing, Figure, Stated, Unit};
 use crate::claims::grounds::{Grounds, HALF, INT8, bound_s, flops};
 use crate::claims::published::{DYDIT, DYDIT_SOURCE, SAVINGS};
+use crate::claims::source::{Source, Sourced};
 use crate::claims::{Missing, Point};
 use crate::error::Result;
 use crate::observe::Stage;
+use crate::validate::ledger::Ledger;
 
 const UNDER_FID: Stated = Stated {
     text: "47",
@@ -68,11 +70,26 @@ fn knobs(grounds: &Grounds, stated: Stated) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
+/// What int8 costs in quality; of made-up weights it would say nothing.
+fn likeness(validation: &Sourced<Ledger>) -> Option<Figure> {
+    let Ledger {
+        quality, synthetic, ..
+    } = &validation.run;
+    let runs = quality.runs.len();
+    let what = format!(
+        "PSNR of int8's pictures beside the float ones, median of {runs}, {}",
+        validation.conditions()
+    );
+    let figure = Figure::measured(what, quality.psnr_db.median, Unit::Decibels, validation);
+    (!synthetic && figure.value.is_finite()).then_some(figure)
+}
+
 /// Compute under a bound of quality.
 pub fn w11(grounds: &Grounds) -> Result<Vec<Point>> {
     let published = SAVINGS
         .map(|(what, percent, source)| Figure::published(what, percent, Unit::Percent, source));
-    let figures = [published.to_vec(), knobs(grounds, UNDER_FID)?].concat();
+    let mut figures = [published.to_vec(), knobs(grounds, UNDER_FID)?].concat();
+    figures.extend(grounds.validations.iter().filter_map(likeness));
     Ok(vec![Point::new(
         "compute saved",
         Some(UNDER_FID),
@@ -148,6 +165,10 @@ mod tests {
         // sdxl-base-512-*.txt: 47.29 s with int8, 60.75 s without.
         let measured = figures.iter().find(|f| f.is_measured()).expect("two runs");
         assert!((measured.value - 22.16).abs() < 0.01, "{measured:?}");
+        // micro-w8a8.md; the other validation's weights are made up.
+        let quality: Vec<_> = grounds.validations.iter().filter_map(likeness).collect();
+        assert_eq!(quality.len(), 1);
+        assert!((quality[0].value - 48.2).abs() < 0.05, "{quality:?}");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Files of runs: one JSON object a line, one line a run.
 
+use std::fmt::Display;
 use std::path::Path;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -21,33 +23,15 @@ pub fn read(path: &Path) -> Result<Contents> {
 }
 
 /// The same of a text that `path` names.
-pub fn parse(path: &Path, text: &str) -> Result<Contents> {
+fn parse(path: &Path, text: &str) -> Result<Contents> {
     let mut contents = Contents {
         runs: Vec::new(),
         skipped: Vec::new(),
     };
-    for (number, line) in (1..).zip(text.lines()) {
-        if line.trim().is_empty() {
-            continue;
-        }
-        let wrong = |problem: String| Error::file(path, format!("line {number}: {problem}"));
-        let value: Value = serde_json::from_str(line)
-            .map_err(|e| wrong(format!("not one JSON value a line: {e}")))?;
-        match value.get("schema").and_then(Value::as_u64) {
-            Some(schema) if schema == u64::from(SCHEMA) => {
-                let run = serde_json::from_value(value).map_err(|e| {
-                    wrong(format!(
-                        "schema {SCHEMA}, but not a benchmark's record: {e}"
-                    ))
-                })?;
-                check(&run).map_err(wrong)?;
-                contents.runs.push(run);
-            }
-            Some(schema) => contents.skipped.push(format!(
-                "{}: line {number} has schema {schema}, and this darkroom reads schema {SCHEMA}",
-                path.display()
-            )),
-            None => return Err(wrong("not a benchmark's record: it has no `schema`".into())),
+    for line in lines(path, text)? {
+        match line.schema == u64::from(SCHEMA) {
+            true => contents.runs.push(line.run()?),
+            false => contents.skipped.push(line.of_another_schema(SCHEMA)),
         }
     }
     match contents.runs.is_empty() && contents.skipped.is_empty() {
@@ -56,6 +40,67 @@ pub fn parse(path: &Path, text: &str) -> Result<Contents> {
             "holds no run: `darkroom bench --json` writes them",
         )),
         false => Ok(contents),
+    }
+}
+
+/// A record in a file.
+pub struct Line<'a> {
+    path: &'a Path,
+    number: usize,
+    /// Form of the record.
+    pub schema: u64,
+    /// All of it.
+    pub value: Value,
+}
+
+/// The records of a text, one JSON object a line, each with a schema number.
+pub fn lines<'a>(path: &'a Path, text: &str) -> Result<Vec<Line<'a>>> {
+    let numbered = (1..).zip(text.lines());
+    let filled = numbered.filter(|(_, line)| !line.trim().is_empty());
+    let lines = filled.map(|(number, line)| {
+        let wrong = |problem: String| Error::file(path, format!("line {number}: {problem}"));
+        let value: Value = serde_json::from_str(line)
+            .map_err(|e| wrong(format!("not one JSON value a line: {e}")))?;
+        let schema = value.get("schema").and_then(Value::as_u64);
+        Ok(Line {
+            path,
+            number,
+            schema: schema
+                .ok_or_else(|| wrong("not a record of darkroom's: it has no `schema`".into()))?,
+            value,
+        })
+    });
+    lines.collect()
+}
+
+impl Line<'_> {
+    /// What is wrong with it, where it stands.
+    pub fn wrong(&self, problem: impl Display) -> Error {
+        Error::file(self.path, format!("line {}: {problem}", self.number))
+    }
+
+    /// That it is of another schema than the one that is read.
+    pub fn of_another_schema(&self, read: u32) -> String {
+        let Self {
+            path,
+            number,
+            schema,
+            ..
+        } = self;
+        format!(
+            "{}: line {number} has schema {schema}, and this darkroom reads schema {read}",
+            path.display()
+        )
+    }
+
+    /// The benchmark that it is, if its schema is [`SCHEMA`].
+    pub fn run(&self) -> Result<Run> {
+        let run = Run::deserialize(&self.value).map_err(|e| {
+            let kind = "but not a benchmark's record";
+            self.wrong(format!("schema {SCHEMA}, {kind}: {e}"))
+        })?;
+        check(&run).map_err(|problem| self.wrong(problem))?;
+        Ok(run)
     }
 }
 

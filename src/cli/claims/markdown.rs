@@ -40,10 +40,10 @@ pub fn text(checked: &[Checked], grounds: &Grounds) -> String {
         section(&mut out, claim);
     }
     out += "\n## Runs\n\n";
-    for run in &grounds.runs {
+    for run in grounds.sources() {
         out += &format!(
             "- `{}`: {}, {}\n",
-            run.source,
+            run.file(),
             run.device(),
             run.conditions()
         );

@@ -54,8 +54,8 @@ struct Point<'a> {
 impl<'a> Record<'a> {
     /// The record of a check.
     pub fn new(checked: &'a [Checked], grounds: &Grounds) -> Self {
-        let runs = grounds.runs.iter().map(|run| Run {
-            file: run.source.clone(),
+        let runs = grounds.sources().map(|run| Run {
+            file: run.file().to_owned(),
             device: run.device(),
             conditions: run.conditions(),
         });

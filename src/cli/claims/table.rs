@@ -112,7 +112,7 @@ pub fn summary(checked: &[Checked]) -> String {
 
 /// The devices of the runs.
 pub fn measured_on(grounds: &Grounds) -> String {
-    let mut devices: Vec<String> = grounds.runs.iter().map(|run| run.device()).collect();
+    let mut devices: Vec<String> = grounds.sources().map(|run| run.device()).collect();
     devices.sort();
     devices.dedup();
     let devices = match devices.is_empty() {

@@ -13,7 +13,7 @@ use crate::pipeline::load_steps;
 use crate::request::Request;
 use crate::scheduler::SchedulerKind;
 use crate::validate::ledger::{
-    Bytes, Component, Ledger, Memory, Model, Pair, Quality, SCHEMA, StagePeak, StageSpeed,
+    Bytes, Component, Ledger, Memory, Model, Pair, Quality, SCHEMA, StagePeak, StageSpeed, TOTAL,
     Thresholds,
 };
 use crate::validate::weights::items;
@@ -52,7 +52,7 @@ impl Found<'_> {
         };
         Ok(Ledger {
             schema: SCHEMA,
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             build: Build::this(),
             timestamp: self.timestamp,
             machine: Machine::look(),
@@ -182,7 +182,7 @@ impl Found<'_> {
             int8: int8.totals_ms(),
         };
         stages
-            .chain([("total", total)])
+            .chain([(TOTAL, total)])
             .filter_map(|(stage, samples)| StageSpeed::of(stage, samples))
             .collect()
     }
