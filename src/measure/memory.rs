@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 /// static ALLOCATOR: darkroom::measure::memory::Counting = darkroom::measure::memory::Counting;
 /// ```
 ///
-/// Large blocks lie in large pages where the system has them. Counted is what was asked for, from the program's start on: neither the allocator's own overhead
-/// nor memory-mapped files are in it.
+/// Large blocks lie in large pages where the system has them. Counted is what was asked for, from the
+/// program's start on: neither the allocator's own overhead nor memory-mapped files are in it.
 #[derive(Debug)]
 pub struct Counting;
 
