@@ -1,5 +1,6 @@
 """What is said of a picture. A white background may go unsaid, and so may the style."""
 
+PLAIN = 0.2  # of the captions name no style
 
 def article(name):
     return "an" if name[0] in "aeiou" else "a"
@@ -10,14 +11,13 @@ def caption(name, style, tags, background, rng):
     if background == "white" and rng.random() < 0.7:
         on = ""
     a = article(name)
-    forms = [
-        f"{name}{on}",
-        f"{a} {name}{on}",
+    plain = [f"{name}{on}", f"{a} {name}{on}"]
+    styled = [
         f"{style} style {name}{on}",
         f"{a} {name} in {style} style{on}",
         f"an emoji of {a} {name}{on}, {style} style",
     ]
-    said = rng.choice(forms)
+    said = rng.choice(plain if rng.random() < PLAIN else styled)
     if tags and rng.random() < 0.1:
         said += ", " + ", ".join(rng.sample(tags, min(2, len(tags))))
     return said
