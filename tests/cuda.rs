@@ -487,3 +487,43 @@ fn images_are_those_of_the_cpu() {
     }
     assert!(low.is_empty(), "{low:?}");
 }
+
+/// The program's own pictures, with its own defaults: float16 on a GPU, float32 on the CPU.
+#[test]
+fn the_program_draws_what_it_draws_on_the_cpu() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Where it was not built here, scripts/gpu-acceptance says where it is.
+    let program = std::env::var("DARKROOM").unwrap_or(env!("CARGO_BIN_EXE_darkroom").into());
+    let draw = |device: &str, options: &[&str]| {
+        let path = folder
+            .path()
+            .join(format!("{device}{}.png", options.concat()));
+        let done = std::process::Command::new(&program)
+            .args([
+                "generate",
+                "a red apple on a blue background",
+                "--device",
+                device,
+            ])
+            .args(["--width", "64", "--height", "64", "--steps", "2", "-o"])
+            .arg(&path)
+            .args(options)
+            .output()
+            .expect("the program starts");
+        let told = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{device} {options:?}: {told}");
+        image::open(&path).expect("a picture").into_rgb8()
+    };
+    // Thresholds as above: the same arithmetic.
+    for (name, options, least) in [
+        ("generate", &[][..], 50.0),
+        ("generate --quant w8a8", &["--quant", "w8a8"], 33.0),
+    ] {
+        let ratio = psnr(&draw("cuda", options), &draw("cpu", options));
+        println!("{name}: {ratio:.1} dB");
+        assert!(
+            ratio >= least,
+            "{name}: {ratio:.1} dB, at least {least} wanted"
+        );
+    }
+}
