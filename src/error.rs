@@ -74,7 +74,7 @@ pub enum Error {
     Fetch(#[from] crate::weights::fetch::FetchError),
 
     /// A tensor operation failed: a defect of ours, memory ran out, or a GPU failed.
-    #[error("tensor operation: {0}{}", way_out(.0))]
+    #[error("tensor operation: {0}{hint}", hint = way_out(.0))]
     Tensor(candle_core::Error),
 }
 
