@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <random>
 #include <vector>
 
 extern "C" int stand_in_product(const char *name);  // driver.cpp
@@ -87,7 +88,7 @@ CALL cublasSgemmStridedBatched(Handle handle, int turn_a, int turn_b, int m, int
                                     ldc, stride_c, batch, 68, 0);
 }
 
-// ---- cuRAND: candle makes a generator with each device, and darkroom draws nothing from it -------------------------
+// ---- cuRAND: candle makes a generator with each device; benches/kernels.rs draws from it, other numbers than a GPU's --
 
 CALL curandCreateGenerator(Handle *generator, int) {
   *generator = &something;
@@ -96,6 +97,12 @@ CALL curandCreateGenerator(Handle *generator, int) {
 CALL curandDestroyGenerator(Handle) { return 0; }
 CALL curandSetPseudoRandomGeneratorSeed(Handle, unsigned long long) { return 0; }
 CALL curandSetStream(Handle, Handle) { return 0; }
+CALL curandGenerateNormal(Handle, float *out, size_t count, float mean, float deviation) {
+  static std::mt19937 generator;
+  std::normal_distribution<float> normal(mean, deviation);
+  for (size_t i = 0; i < count; i++) out[i] = normal(generator);
+  return 0;
+}
 
 // ---- runtime: kernels that candle links statically register themselves when the program starts ----------------------
 
