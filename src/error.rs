@@ -73,8 +73,8 @@ pub enum Error {
     #[error(transparent)]
     Fetch(#[from] crate::weights::fetch::FetchError),
 
-    /// A tensor operation failed: a defect of ours, or memory ran out.
-    #[error("tensor operation: {0}")]
+    /// A tensor operation failed: a defect of ours, memory ran out, or a GPU failed.
+    #[error("tensor operation: {0}{hint}", hint = way_out(.0))]
     Tensor(candle_core::Error),
 }
 
@@ -93,6 +93,20 @@ impl From<candle_core::Error> for Error {
             }
             other => Self::Tensor(other),
         }
+    }
+}
+
+/// What to do about an error of a GPU's driver.
+fn way_out(error: &candle_core::Error) -> &'static str {
+    let text = error.to_string();
+    if text.contains("OUT_OF_MEMORY") || text.contains("ALLOC_FAILED") {
+        "\n  the GPU's memory ran out: --quant w8a8, --vae-tile 64, a smaller size or batch take less; \
+         `darkroom plan --device cuda` forecasts how much"
+    } else if text.contains("CUDA_ERROR_") || text.contains("CUBLAS_STATUS_") {
+        "\n  the GPU failed or is gone, and this run with it: `nvidia-smi` tells its state, --device cpu \
+         runs without one"
+    } else {
+        ""
     }
 }
 

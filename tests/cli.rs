@@ -841,7 +841,7 @@ fn doctor_completions_and_man_pages() {
     assert_eq!(
         report["devices"][0],
         serde_json::json!(
-            {"device": "cpu", "usable": true, "problem": null}
+            {"device": "cpu", "name": null, "usable": true, "problem": null}
         )
     );
     assert!(report["machine"]["threads"].as_u64().expect("a number") > 0);

@@ -83,7 +83,7 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
         .ok_or_else(|| Error::Request("no run: give --batch and --size".into()))?;
     let sampler = schedule(&checkpoint, &first.request)?.kind;
     let fingerprint = checkpoint.fingerprint()?;
-    let cpu = Device::this_cpu();
+    let limits = Device::here(&device)?;
     let overhead = Overhead::measure()?;
 
     let interrupt = Interrupt::install()?;
@@ -102,14 +102,14 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
     let pipeline = pipeline.with_context(|| format!("model `{name}`"))?;
     let expected = Expectation {
         forecast: &first.forecast,
-        device: &cpu,
+        device: &limits,
     };
     let mut session = Session {
         args,
         device: device::name(&device),
         driver: device::driver(&device)?,
         machine,
-        limits: &cpu,
+        limits: &limits,
         sampler,
         fingerprint,
         overhead,

@@ -44,6 +44,8 @@ struct Report {
 #[derive(Serialize)]
 struct DeviceState {
     device: String,
+    /// A GPU's, with its driver.
+    name: Option<String>,
     usable: bool,
     /// Why not.
     problem: Option<String>,
@@ -112,12 +114,16 @@ fn report(args: &Args) -> anyhow::Result<Report> {
 }
 
 fn state(choice: DeviceChoice) -> DeviceState {
-    let problem = choice.open().err().map(|error| match error {
-        Error::Device { problem, .. } => problem, // the table names the device
-        other => other.to_string(),
-    });
+    let opened = choice.open().and_then(|device| device::driver(&device));
+    let (name, problem) = match opened {
+        Ok(name) => (name, None),
+        // The table names the device.
+        Err(Error::Device { problem, .. }) => (None, Some(problem)),
+        Err(other) => (None, Some(other.to_string())),
+    };
     DeviceState {
         device: choice.to_string(),
+        name,
         usable: problem.is_none(),
         problem,
     }
@@ -179,14 +185,18 @@ fn text(report: &Report) -> Result<String, std::fmt::Error> {
     writeln!(out, "memory     {total}, {free} available")?;
     writeln!(out, "\ndevices")?;
     for DeviceState {
-        device, problem, ..
+        device,
+        name,
+        problem,
+        ..
     } in &report.devices
     {
-        writeln!(
-            out,
-            "  {device:14} {}",
-            problem.as_deref().unwrap_or("usable")
-        )?;
+        let state = match (problem, name) {
+            (Some(problem), _) => problem.clone(),
+            (None, Some(name)) => format!("usable: {name}"),
+            (None, None) => "usable".into(),
+        };
+        writeln!(out, "  {device:14} {state}")?;
     }
     writeln!(out, "\n--device auto runs")?;
     for StagePlace {

@@ -4,6 +4,7 @@ mod args;
 mod report;
 mod table;
 
+use crate::device::precision;
 use crate::error::{Error, Result};
 use crate::forecast::device::{Device, GPUS};
 use crate::forecast::{Forecast, Model, forecast, largest_batch, ways_out};
@@ -19,12 +20,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     threads::set(args.threads)?;
     let manifest = models::manifest(args.weights.as_deref())?;
     let found = model::find(manifest, &args.model)?;
-    let mut request = args.request(found.name(), &found.defaults()?);
+    let here = match args.device {
+        Place::Here(choice) => choice.open()?,
+        Place::Gpu(_) | Place::All => candle_core::Device::Cpu,
+    };
+    let mut request = args.request(found.name(), &found.defaults()?, precision(&here));
     request.validate()?;
     let half = request.precision.vae == Dtype::F16;
     let model = Model::of(&found.configs(half)?)?;
     let threads = rayon::current_num_threads();
-    let devices = devices(args)?;
+    let devices = devices(args, &here)?;
     if args.batch == Batch::Auto {
         request.count = auto(&model, &request, threads, &devices)?;
     }
@@ -41,9 +46,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// The devices asked for, with the memory that was typed if one was.
-fn devices(args: &Args) -> Result<Vec<Device>> {
+fn devices(args: &Args, here: &candle_core::Device) -> Result<Vec<Device>> {
     let mut devices = match &args.device {
-        Place::Cpu => vec![Device::this_cpu()],
+        Place::Here(_) => vec![Device::here(here)?],
         Place::All => std::iter::once(Device::this_cpu())
             .chain(GPUS.iter().cloned())
             .collect(),

@@ -66,7 +66,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let measured = measure(how, &models, &requests)?;
     let ledger = Found {
         timestamp,
-        device: device::name(&device),
+        device: match device::driver(&device)? {
+            None => device::name(&device),
+            Some(driver) => format!("{} ({driver})", device::name(&device)),
+        },
         sampler,
         fingerprints,
         prompts: prompts.len(),

@@ -1,6 +1,6 @@
 //! Opening a GPU, or saying why it cannot be used.
 
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUmemPool_attribute, CUresult};
 use cudarc::driver::{CudaContext, DriverError, result};
 
@@ -42,7 +42,7 @@ fn try_open(ordinal: usize) -> Result<Device, String> {
             ),
         });
     }
-    check_capability(ordinal)?;
+    let (major, minor) = check_capability(ordinal)?;
     let told = |error: candle_core::Error| first_line(&error);
     let device = Device::new_cuda_with_stream(ordinal).map_err(told)?;
     let cuda = device.as_cuda_device().map_err(told)?;
@@ -50,7 +50,22 @@ fn try_open(ordinal: usize) -> Result<Device, String> {
     unsafe { cuda.disable_event_tracking() };
     keep_pool(cuda.cuda_stream().context()).map_err(|error| problem(&error))?;
     Kernels::of(cuda).map_err(told)?;
-    Ok(device)
+    // candle's are for the one capability that they were built for, and later ones.
+    let tried = Tensor::zeros(1, DType::F32, &device).and_then(|zero| zero + 1.0);
+    match tried.map_err(told) {
+        Ok(_) => Ok(device),
+        Err(problem)
+            if ["NO_BINARY", "PTX"]
+                .iter()
+                .any(|kind| problem.contains(kind)) =>
+        {
+            Err(format!(
+                "candle's kernels do not run: {problem}; built with CUDA_COMPUTE_CAP=80 they run on every GPU \
+                 that darkroom's do, on this one with {major}{minor} at most"
+            ))
+        }
+        Err(problem) => Err(problem),
+    }
 }
 
 /// Libraries of a toolkit run on any driver of its major version or a later one.
@@ -75,7 +90,8 @@ fn check_driver() -> Result<(), String> {
     }
 }
 
-fn check_capability(ordinal: usize) -> Result<(), String> {
+/// The device's compute capability.
+fn check_capability(ordinal: usize) -> Result<(i32, i32), String> {
     let ask = || {
         let device = result::device::get(ordinal as i32)?;
         let attribute = |which| {
@@ -96,7 +112,7 @@ fn check_capability(ordinal: usize) -> Result<(), String> {
             "{name} has compute capability {}.{}; the kernels need {}.{} (Ampere) or later",
             capability.0, capability.1, LEAST_CAPABILITY.0, LEAST_CAPABILITY.1
         )),
-        false => Ok(()),
+        false => Ok(capability),
     }
 }
 

@@ -12,7 +12,7 @@ mod probe;
 
 pub use device::open;
 pub use kernels::{Kernels, launch};
-pub use probe::{Probe, describe, free_bytes};
+pub use probe::{Probe, describe, facts, free_bytes};
 
 use std::borrow::Cow;
 use std::ffi::CStr;

@@ -1,11 +1,12 @@
 //! What a GPU tells of its own work: time between events, memory of its pool, energy and memory by NVML.
 
 use candle_core::{Device, Error, Result};
-use cudarc::driver::sys::{CUevent_flags, CUmemPool_attribute, CUmemoryPool};
+use cudarc::driver::sys::{CUdevice_attribute, CUevent_flags, CUmemPool_attribute, CUmemoryPool};
 use cudarc::driver::{CudaContext, CudaEvent, DriverError, result, sys};
 
 use super::nvml::Nvml;
 use super::{Driver, problem};
+use crate::forecast::device::DriverFacts;
 use crate::measure::gpu::GpuStage;
 
 /// A span of a GPU's work, from [`Probe::begin`] to [`Probe::end`].
@@ -100,6 +101,29 @@ pub fn describe(device: &Device) -> Result<String> {
         version / 1000,
         version % 1000 / 10
     ))
+}
+
+/// What the driver tells of the GPU's speed and size.
+pub fn facts(device: &Device) -> Result<DriverFacts> {
+    let stream = device.as_cuda_device()?.cuda_stream();
+    let context = stream.context();
+    let ask = || {
+        let khz = |which| Ok::<_, DriverError>(1e3 * f64::from(context.attribute(which)?));
+        let bits =
+            context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?;
+        let memory_hz = khz(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?;
+        Ok(DriverFacts {
+            name: context.name()?,
+            capability: context.compute_capability()?,
+            processors: context
+                .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            clock_hz: khz(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?,
+            // Two transfers a clock.
+            memory_bytes_per_s: 2.0 * memory_hz * f64::from(bits) / 8.0,
+            memory_bytes: context.total_mem()? as u64,
+        })
+    };
+    ask().map_err(told)
 }
 
 /// Memory of the device that could be taken now.

@@ -1,10 +1,12 @@
-//! What devices can do at best: GPUs as their datasheets say, this machine's CPU as measured.
+//! What devices can do at best: GPUs as their datasheets say, those of this machine by what their driver
+//! tells, its CPU as measured.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
+use crate::error::Result;
 use crate::measure::memory;
 use crate::ops::cpu::{Rows, Threads, gemm_nn};
 use crate::ops::int8::kernel::Kernel;
@@ -22,7 +24,7 @@ pub struct Device {
     pub peaks: Peaks,
     /// Bytes moved to and from its memory in a second.
     pub bytes_per_s: f64,
-    /// Memory: installed on a GPU, free on a CPU.
+    /// Memory: installed on a GPU of the table, free on a device of this machine.
     pub memory_bytes: u64,
     /// Where the numbers are from.
     pub source: &'static str,
@@ -56,6 +58,23 @@ impl Peaks {
             Dtype::Bf16 => self.bf16,
         }
     }
+}
+
+/// What a driver tells of its GPU.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DriverFacts {
+    /// `NVIDIA H100 80GB HBM3`.
+    pub name: String,
+    /// Major and minor version.
+    pub capability: (i32, i32),
+    /// Multiprocessors.
+    pub processors: i32,
+    /// Their highest clock.
+    pub clock_hz: f64,
+    /// By the memory's highest clock and width.
+    pub memory_bytes_per_s: f64,
+    /// Installed.
+    pub memory_bytes: u64,
 }
 
 const TERA: f64 = 1e12;
@@ -197,6 +216,50 @@ impl Device {
         }
     }
 
+    /// The device that a run is on, with the memory that is free there.
+    ///
+    /// # Errors
+    /// A driver that does not answer.
+    pub fn here(device: &candle_core::Device) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if device.is_cuda() {
+            let mut gpu = Self::of_driver(&crate::cuda::facts(device)?);
+            gpu.name = crate::device::name(device).into();
+            gpu.memory_bytes = crate::cuda::free_bytes(device)?;
+            return Ok(gpu);
+        }
+        debug_assert!(device.is_cpu());
+        Ok(Self::this_cpu())
+    }
+
+    /// A GPU's limits from what its driver tells: operations of a multiprocessor in a clock by compute
+    /// capability, at the highest clocks. Datasheets reckon with lower ones for some: an H100's figures
+    /// here are 8 % above those of the table.
+    pub fn of_driver(facts: &DriverFacts) -> Self {
+        // A GeForce sums half-precision products in float32 at half the rate.
+        let half = if facts.name.contains("GeForce") {
+            0.5
+        } else {
+            1.0
+        };
+        let [f32, f16, int8, fp8] = match facts.capability {
+            (8, 0) => [128.0, 2048.0, 4096.0, 0.0],
+            (8, 6..=8) => [256.0, 1024.0 * half, 2048.0, 0.0],
+            (8, _) | (12.., _) => [256.0, 1024.0 * half, 2048.0, 2048.0 * half],
+            (..=9, _) => [256.0, 4096.0, 8192.0, 8192.0],
+            _ => [256.0, 8192.0, 16384.0, 16384.0],
+        };
+        let tera = f64::from(facts.processors) * facts.clock_hz / TERA;
+        Self {
+            name: facts.name.clone().into(),
+            title: facts.name.clone().into(),
+            peaks: peaks([f32, f16 / 2.0, f16, int8, fp8].map(|rate| rate * tera)),
+            bytes_per_s: facts.memory_bytes_per_s,
+            memory_bytes: facts.memory_bytes,
+            source: "by compute capability, at the highest clocks that the driver tells",
+        }
+    }
+
     /// Whether it is a CPU.
     pub fn is_cpu(&self) -> bool {
         self.name == "cpu"
@@ -275,6 +338,42 @@ mod tests {
             assert!(device.memory_bytes >= 24_000_000_000 && !device.source.is_empty());
         }
         assert_eq!(Device::gpu("abacus"), None);
+    }
+
+    #[test]
+    fn what_drivers_tell_gives_what_datasheets_say() {
+        // Multiprocessors and the datasheets' clocks in GHz.
+        for (name, driver, capability, processors, clock) in [
+            ("h100", "NVIDIA H100 80GB HBM3", (9, 0), 132, 1.83),
+            ("a100", "NVIDIA A100-SXM4-80GB", (8, 0), 108, 1.41),
+            ("l40s", "NVIDIA L40S", (8, 9), 142, 2.52),
+            ("rtx-4090", "NVIDIA GeForce RTX 4090", (8, 9), 128, 2.52),
+            ("rtx-3090", "NVIDIA GeForce RTX 3090", (8, 6), 82, 1.695),
+            ("b200", "NVIDIA B200", (10, 0), 148, 1.85),
+        ] {
+            let table = Device::gpu(name).expect("in the table");
+            let told = Device::of_driver(&DriverFacts {
+                name: driver.into(),
+                capability,
+                processors,
+                clock_hz: clock * 1e9,
+                memory_bytes_per_s: table.bytes_per_s,
+                memory_bytes: table.memory_bytes,
+            });
+            let pairs = [
+                (Some(told.peaks.f32), Some(table.peaks.f32)),
+                (told.peaks.tf32, table.peaks.tf32),
+                (Some(told.peaks.bf16), Some(table.peaks.bf16)),
+                (told.peaks.int8, table.peaks.int8),
+                (told.peaks.fp8, table.peaks.fp8),
+            ];
+            for (told, table) in pairs {
+                let off = told.zip(table).map(|(told, table)| told / table - 1.0);
+                // B200's datasheet rounds to two digits; the H100's counts float32 at another clock.
+                let near = off.map_or(told == table, |off| off.abs() < 0.14);
+                assert!(near, "{name}: {told:?}, {table:?}");
+            }
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use candle_core::DType;
 
 use super::MemoryForecast;
+use super::launches::Launches;
 use crate::measure::op::Work;
 use crate::ops::Reads;
 use crate::ops::int8::SCALE_BYTES;
@@ -28,6 +29,7 @@ struct Ledger {
     peak: u64,
     workspace_at_peak: u64,
     ops: BTreeMap<Work, usize>,
+    launches: Launches,
     /// Each operation is booked so many times.
     times: usize,
     multiplied: bool,
@@ -46,6 +48,7 @@ impl Heap {
     pub fn new(threads: usize) -> Self {
         let ledger = Ledger {
             times: 1,
+            launches: Some(0),
             ..Ledger::default()
         };
         Self {
@@ -72,6 +75,19 @@ impl Heap {
         let mut ledger = self.ledger.borrow_mut();
         let most = ledger.live + bytes as u64;
         ledger.touch(most, 0);
+    }
+
+    /// Books a GPU's kernels; once a count is not known, the sum is not.
+    pub fn launch(&self, kernels: Launches) {
+        let mut ledger = self.ledger.borrow_mut();
+        let times = ledger.times;
+        let sum = ledger.launches.zip(kernels);
+        ledger.launches = sum.map(|(sum, kernels)| sum + times * kernels);
+    }
+
+    /// Kernels booked since the last call.
+    pub fn take_launches(&self) -> Launches {
+        self.ledger.borrow_mut().launches.replace(0)
     }
 
     /// Runs an operation that holds `workspace` bytes besides its inputs and its result.

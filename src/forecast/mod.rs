@@ -13,6 +13,7 @@ mod clip;
 pub mod device;
 mod fit;
 mod heap;
+mod launches;
 mod loader;
 mod model;
 mod ops;
@@ -72,6 +73,9 @@ pub struct StageForecast {
     pub ops: BTreeMap<Work, usize>,
     /// The heap, in bytes.
     pub memory: MemoryForecast,
+    /// Kernels that a GPU is given in all steps of the denoising, in half precision, where their number
+    /// is known.
+    pub launches: Option<usize>,
 }
 
 /// The heap over a stage, in bytes, everything loaded included.

@@ -3,6 +3,7 @@
 use candle_core::DType;
 
 use super::heap::Tensor;
+use super::launches;
 use crate::measure::op::Work;
 use crate::ops::int8::Scheme;
 use crate::ops::{Activation, Padding, Reads, out_size, work, workspace};
@@ -20,6 +21,8 @@ pub fn linear_in(int8: Option<Scheme>, x: &Tensor, outputs: usize, bias: bool) -
     dims.pop();
     dims.push(outputs);
     let work = work::linear(rows, inputs, outputs, bias, x.value_bytes(), int8);
+    x.heap()
+        .launch(launches::linear(x.dtype(), inputs, bias, int8));
     x.heap().run(
         read_by(x, work),
         workspace::linear(
@@ -89,6 +92,10 @@ impl Conv {
         let (pixels, out_pixels) = (batch * height * width, out_height * out_width);
         let taps = kernel * kernel;
         let pointwise = kernel == 1 && stride == 1 && padding == Padding::default();
+        image.heap().launch(match int8 {
+            Some(_) if pointwise => launches::linear(image.dtype(), inputs, true, int8),
+            _ => launches::conv2d(image.dtype(), inputs, int8),
+        });
         let work = work::conv2d(
             (pixels, batch * out_pixels),
             taps,
@@ -119,6 +126,8 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool)
     let [batch, queries, width] = q.sizes();
     let [key_batch, keys, _] = k.sizes();
     debug_assert_eq!(k.dims(), v.dims());
+    q.heap()
+        .launch(launches::attention(q.dtype(), width / heads));
     q.heap().run(
         work::attention(
             (batch * heads, key_batch * heads),
@@ -163,6 +172,8 @@ pub fn group_norm(
     let (pixels, bytes) = (x.count() / channels, x.value_bytes());
     let images = x.dims()[0];
     let given = statistics != Statistics::Own;
+    let kernels = launches::group_norm(x.dtype(), channels, activation);
+    x.heap().launch(kernels.filter(|_| !given));
     if statistics == Statistics::Taken {
         let workspace = workspace::group_norm_moments(x.dtype(), pixels, channels, groups);
         x.heap().pass(workspace);
@@ -186,6 +197,7 @@ pub fn group_norm(
 pub fn layer_norm(reads: Reads, x: &Tensor) -> Tensor {
     let (rows, channels) = (x.count() / x.width(), x.width());
     let work = work::layer_norm(rows, channels, x.value_bytes());
+    x.heap().launch(launches::rows(x.dtype(), channels));
     let threads = x.heap().threads();
     let workspace = workspace::layer_norm((x.dtype(), reads), rows, channels, threads);
     x.heap().run_for(reads, work, workspace, x, channels)
@@ -195,6 +207,7 @@ pub fn layer_norm(reads: Reads, x: &Tensor) -> Tensor {
 pub fn geglu(reads: Reads, x: &Tensor) -> Tensor {
     let (rows, channels) = (x.count() / x.width(), x.width() / 2);
     let work = work::geglu(rows, channels, x.value_bytes());
+    x.heap().launch(launches::rows(x.dtype(), channels));
     let threads = x.heap().threads();
     let workspace = workspace::geglu((x.dtype(), reads), rows, channels, threads);
     x.heap().run_for(reads, work, workspace, x, channels)
@@ -202,6 +215,7 @@ pub fn geglu(reads: Reads, x: &Tensor) -> Tensor {
 
 /// x → the same shape.
 pub fn activation(x: &Tensor, which: Activation) -> Tensor {
+    x.heap().launch(launches::activation(x.dtype(), which));
     x.heap().run(
         work::activation(x.count(), which, x.value_bytes()),
         workspace::activation(x.dtype(), x.count()),
@@ -212,6 +226,7 @@ pub fn activation(x: &Tensor, which: Activation) -> Tensor {
 
 /// a + b; b may be repeated.
 pub fn add(a: &Tensor, b: &Tensor) -> Tensor {
+    a.heap().launch(launches::add(a.dtype()));
     a.heap().run(
         work::add(a.count(), b.count(), a.value_bytes()),
         workspace::add(a.dtype(), a.count(), b.count()),
@@ -246,6 +261,9 @@ pub fn to_channels_first(image: &Tensor, dtype: DType) -> Tensor {
 
 fn relayout(image: &Tensor, dtype: DType, dims: [usize; 4]) -> Tensor {
     let (count, from, to) = (image.count(), image.value_bytes(), dtype.size_in_bytes());
+    image
+        .heap()
+        .launch(launches::relayout(image.dtype(), dtype));
     image.heap().run(
         work::moved((count, from), (count, to)),
         workspace::relayout(image.dtype(), dtype, count),
@@ -260,13 +278,18 @@ pub fn concat_channels(a: &Tensor, b: &Tensor) -> Tensor {
     let mut dims = a.dims().to_vec();
     dims.pop();
     dims.push(a.width() + b.width());
+    a.heap().launch(launches::concat(a.dtype()));
     a.heap()
         .run(work::moved(values, values), 0, dims, a.dtype())
 }
 
 /// image [B, H, W, C] → [B, height, width, C].
 pub fn upsample_nearest(image: &Tensor, height: usize, width: usize) -> Tensor {
-    let [batch, _, _, channels] = image.sizes();
+    let [batch, from_height, from_width, channels] = image.sizes();
+    let whole = height.is_multiple_of(from_height) && width.is_multiple_of(from_width);
+    image
+        .heap()
+        .launch(launches::upsample(image.dtype(), whole));
     let dims = vec![batch, height, width, channels];
     let (read, written) = (image.count(), dims.iter().product());
     let bytes = image.value_bytes();

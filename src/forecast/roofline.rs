@@ -162,6 +162,7 @@ mod tests {
             dtype: Dtype::F32,
             ops: BTreeMap::from([(sum, 2), (product, 5)]),
             memory: MemoryForecast::default(),
+            launches: None,
         };
         let bound = stage.bound(&device());
         assert_eq!((bound.arithmetic_ms, bound.memory_ms), (10.0, 12.0));

@@ -212,6 +212,7 @@ fn embed(
     let x = match condition {
         Some(condition) => {
             linear_in(int8, condition, x.width(), false);
+            x.heap().launch(Some(1));
             x.like()
         }
         None => x.clone(),
@@ -249,6 +250,8 @@ pub fn forward(
     let embedding = prepared.added.like(); // [R, T]
     let [rows, width] = embedding.sizes();
     let images = sample.dims()[0] / rows;
+    // The wave's cast, the sum of the two, a copy for each image.
+    heap.launch(Some(2 + if images == 1 { 0 } else { images }));
     let embedding = match images {
         1 => embedding,
         _ => heap.tensor([rows * images, width], dtype),

@@ -138,9 +138,17 @@ impl StageRun {
         self.forecast.ms.map(|ms| ms / self.times.p50_ms)
     }
 
+    /// The most memory: of the GPU's pool where it ran on one, else of the heap.
+    pub fn peak_bytes(&self) -> Option<u64> {
+        match &self.gpu {
+            Some(gpu) => gpu.pool_peak_bytes,
+            None => self.memory.as_ref().map(|memory| memory.peak as u64),
+        }
+    }
+
     /// How far the forecast of the peak is off: 0.05 is 5 % too high.
     pub fn peak_error(&self) -> Option<f64> {
-        let measured = self.memory.as_ref()?.peak;
+        let measured = self.peak_bytes()?;
         Some(self.forecast.peak_bytes as f64 / measured as f64 - 1.0)
     }
 }
@@ -184,7 +192,7 @@ pub struct OpRun {
 pub struct Component {
     /// `unet`, `vae` …
     pub name: String,
-    /// Heap that loading it took, where the program counts it.
+    /// Heap that loading it took, where the program counts it; not told of a GPU.
     pub bytes: Option<i64>,
     /// Heap that it should take.
     pub forecast_bytes: u64,

@@ -31,7 +31,7 @@ pub struct Ledger {
     pub timestamp: String,
     /// Where it ran.
     pub machine: Machine,
-    /// `cpu`.
+    /// `cpu`, `cuda:0 (NVIDIA …)`.
     pub device: String,
     /// Threads of the CPU work.
     pub threads: usize,

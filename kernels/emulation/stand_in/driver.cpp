@@ -9,7 +9,9 @@
 //   STAND_IN_FAIL=alloc:N   the N-th allocation finds no memory
 //   STAND_IN_FAIL=launch:N  the N-th launch fails, and with it all that follows, as on a GPU
 //   STAND_IN_FAIL=lost:N    the device is gone from the N-th launch, copy or allocation on
+//   STAND_IN_FAIL=image:N   the N-th module has no image for the device
 //   STAND_IN_REPORT=1       at exit, tells how often each kernel ran, what was not freed (then exit status 86)
+//   STAND_IN_DRY=1          kernels and products are counted, not run: for sizes that no CPU computes in time
 #include "table.h"
 
 #include <chrono>
@@ -67,8 +69,9 @@ struct Device {
   int driver = atoi(setting("STAND_IN_DRIVER", "13000"));
   int major = 8, minor = 6;
   size_t memory_bytes = strtoull(setting("STAND_IN_MEMORY", "8589934592"), nullptr, 10);
-  bool report = getenv("STAND_IN_REPORT");
-  std::string failing;  // alloc, launch, lost
+  bool report = atoi(setting("STAND_IN_REPORT", "0"));
+  bool dry = atoi(setting("STAND_IN_DRY", "0"));
+  std::string failing;  // alloc, launch, lost, image
   long countdown = 0;
   int broken = SUCCESS;  // what every call returns once the device is broken
 
@@ -76,6 +79,7 @@ struct Device {
   std::map<Address, size_t> allocations;
   size_t used = 0, most_used = 0;
   std::map<std::string, long> launches;
+  long copies = 0;
 
   Device() {
     sscanf(setting("STAND_IN_CAPABILITY", "8.6"), "%d.%d", &major, &minor);
@@ -90,8 +94,8 @@ struct Device {
     if (!report) return;
     long all = 0;
     for (const auto &[name, times] : launches) fprintf(stderr, "stand-in: %7ld × %s\n", times, name.c_str()), all += times;
-    fprintf(stderr, "stand-in: %ld launches, %zu bytes at most, %zu allocations of %zu bytes not freed\n", all, most_used,
-            allocations.size(), used);
+    fprintf(stderr, "stand-in: %ld launches, %ld copies and fills, %zu bytes at most, %zu allocations of %zu bytes not freed\n",
+            all, copies, most_used, allocations.size(), used);
     fflush(nullptr);
     if (!allocations.empty()) _exit(86);
   }
@@ -102,6 +106,14 @@ struct Device {
   int enter() {
     if (!broken && fails("lost")) broken = DEVICE_UNAVAILABLE;
     return broken;
+  }
+
+  // A kernel or a product is about to run; the mutex is held.
+  int launch(const std::string &name) {
+    if (int result = enter()) return result;
+    if (fails("launch")) return broken = LAUNCH_FAILED;
+    ++launches[name];
+    return SUCCESS;
   }
 
   int allocate(Address *to, size_t bytes) {
@@ -147,6 +159,7 @@ struct Device {
       if (at + bytes > begin + size) return INVALID_VALUE;
     }
     memmove(to, from, bytes);
+    ++copies;
     return SUCCESS;
   }
 
@@ -156,14 +169,15 @@ struct Device {
   bool compiles(int tenths) const { return tenths <= 10 * major + minor; }
 } device;
 
-struct Module {
-  std::string ptx;  // empty of a fat binary, whose kernels' names are compressed
-};
-
 struct Function {
   std::string name;
   stand_in::Run run;
   unsigned dynamic_bytes = 48 << 10;
+};
+
+struct Module {
+  std::string ptx;  // empty of a fat binary, whose kernels' names are compressed
+  std::map<std::string, Function *> functions;  // found before: candle asks at every launch
 };
 
 // Whether a fat binary has an image for the device. Its form: a header of 16 bytes (magic, version, header's size,
@@ -221,7 +235,9 @@ CALL cuDeviceGetAttribute(int *value, int attribute, int) {
     case 1: *value = emu::MAX_THREADS; break;                // threads per block
     case 8: *value = 48 << 10; break;                        // shared memory per block
     case 10: *value = 32; break;                             // warp
+    case 13: case 36: *value = 1000000; break;               // clocks in kHz, of no meaning here
     case 16: *value = 4; break;                              // multiprocessors
+    case 37: *value = 64; break;                             // memory's width in bits
     case 75: *value = device.major; break;
     case 76: *value = device.minor; break;
     case 97: *value = int(emu::MAX_SHARED_BYTES); break;     // shared memory per block, where asked for
@@ -333,6 +349,7 @@ CALL cuMemPoolGetAttribute(Handle, int attribute, void *value) {
 // ---- kernels ------------------------------------------------------------------------------------------------------
 
 CALL cuModuleLoadData(Handle *module, const void *image) {
+  if (std::lock_guard lock(device.mutex); device.fails("image")) return NO_BINARY_FOR_GPU;
   uint32_t magic;
   memcpy(&magic, image, sizeof magic);
   if (magic == FAT_BINARY) {
@@ -342,7 +359,7 @@ CALL cuModuleLoadData(Handle *module, const void *image) {
   }
   const char *ptx = static_cast<const char *>(image), *target = strstr(ptx, ".target sm_");
   if (!target || !device.compiles(atoi(target + strlen(".target sm_")))) return INVALID_PTX;
-  *module = new Module{ptx};
+  *module = new Module{ptx, {}};
   return SUCCESS;
 }
 CALL cuModuleUnload(Handle module) {
@@ -351,12 +368,16 @@ CALL cuModuleUnload(Handle module) {
 }
 CALL cuModuleGetFunction(Handle *function, Handle module, const char *name) {
   static std::map<std::string, Function> functions;  // as long as the process: a module's functions have no end of their own
-  const std::string &ptx = static_cast<Module *>(module)->ptx;
+  std::lock_guard lock(device.mutex);
+  auto &[ptx, known] = *static_cast<Module *>(module);
+  if (const auto found = known.find(name); found != known.end()) {
+    *function = found->second;
+    return SUCCESS;
+  }
   if (!ptx.empty() && ptx.find(std::string(".entry ") + name + "(") == std::string::npos) return NOT_FOUND;
   const auto entry = stand_in::table().find(name);
   if (entry == stand_in::table().end()) return NOT_FOUND;
-  std::lock_guard lock(device.mutex);
-  *function = &functions.try_emplace(name, Function{name, entry->second}).first->second;
+  *function = known[name] = &functions.try_emplace(name, Function{name, entry->second}).first->second;
   return SUCCESS;
 }
 CALL cuFuncSetAttribute(Handle function, int attribute, int value) {
@@ -369,16 +390,23 @@ CALL cuFuncSetAttribute(Handle function, int attribute, int value) {
 CALL cuLaunchKernel(Handle handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
                     unsigned block_z, unsigned shared_bytes, Handle, void **arguments, void **) {
   std::lock_guard lock(device.mutex);  // one kernel at a time: the emulation has one set of fibers
-  if (int result = device.enter()) return result;
+  if (device.broken) return device.broken;
   const Function &function = *static_cast<Function *>(handle);
   const uint64_t threads = uint64_t(block_x) * block_y * block_z;
   if (!threads || threads > emu::MAX_THREADS || block_z > 64) return INVALID_VALUE;
   if (!grid_x || !grid_y || !grid_z || grid_x > 0x7FFFFFFF || grid_y > emu::MAX_GRID_YZ || grid_z > emu::MAX_GRID_YZ) return INVALID_VALUE;
   if (shared_bytes > function.dynamic_bytes) return INVALID_VALUE;
-  if (device.fails("launch")) return device.broken = LAUNCH_FAILED;
-  ++device.launches[function.name];
+  if (int result = device.launch(function.name)) return result;
+  if (device.dry) return SUCCESS;
   function.run(dim3(grid_x, grid_y, grid_z), dim3(block_x, block_y, block_z), shared_bytes, arguments);
   return SUCCESS;
+}
+
+// A product of cuBLAS: what went wrong, or -1 where it is only counted.
+extern "C" __attribute__((visibility("default"))) int stand_in_product(const char *name) {
+  std::lock_guard lock(device.mutex);
+  const int result = device.launch(name);
+  return result || !device.dry ? result : -1;
 }
 
 // ---- errors -------------------------------------------------------------------------------------------------------

@@ -3,7 +3,10 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <random>
 #include <vector>
+
+extern "C" int stand_in_product(const char *name);  // driver.cpp
 
 #define CALL extern "C" __attribute__((visibility("default"))) int
 using Handle = void *;
@@ -36,7 +39,7 @@ void store(void *to, size_t at, int type, float value) {
   }
 }
 
-constexpr int NOT_SUPPORTED = 15;
+constexpr int EXECUTION_FAILED = 13, NOT_SUPPORTED = 15;
 
 }  // namespace
 
@@ -57,6 +60,7 @@ CALL cublasGemmStridedBatchedEx(Handle, int turn_a, int turn_b, int m, int n, in
                                 void *c, int c_type, int ldc, long long stride_c, int batch, int compute, int) {
   constexpr int COMPUTE_32F = 68, COMPUTE_32F_FAST_TF32 = 77;
   if (compute != COMPUTE_32F && compute != COMPUTE_32F_FAST_TF32) return NOT_SUPPORTED;
+  if (const int result = stand_in_product("cuBLAS product")) return result < 0 ? 0 : EXECUTION_FAILED;
   const float by = *static_cast<const float *>(alpha), keep = *static_cast<const float *>(beta);
   std::vector<float> rows(size_t(m) * k), column(k);
   for (int i = 0; i < batch; i++) {
@@ -84,7 +88,7 @@ CALL cublasSgemmStridedBatched(Handle handle, int turn_a, int turn_b, int m, int
                                     ldc, stride_c, batch, 68, 0);
 }
 
-// ---- cuRAND: candle makes a generator with each device, and darkroom draws nothing from it -------------------------
+// ---- cuRAND: candle makes a generator with each device; benches/kernels.rs draws from it, other numbers than a GPU's --
 
 CALL curandCreateGenerator(Handle *generator, int) {
   *generator = &something;
@@ -93,6 +97,12 @@ CALL curandCreateGenerator(Handle *generator, int) {
 CALL curandDestroyGenerator(Handle) { return 0; }
 CALL curandSetPseudoRandomGeneratorSeed(Handle, unsigned long long) { return 0; }
 CALL curandSetStream(Handle, Handle) { return 0; }
+CALL curandGenerateNormal(Handle, float *out, size_t count, float mean, float deviation) {
+  static std::mt19937 generator;
+  std::normal_distribution<float> normal(mean, deviation);
+  for (size_t i = 0; i < count; i++) out[i] = normal(generator);
+  return 0;
+}
 
 // ---- runtime: kernels that candle links statically register themselves when the program starts ----------------------
 

@@ -95,9 +95,10 @@ fn median_gpu(records: &[&StageRecord]) -> Option<GpuStage> {
     Some(stages[middle].clone())
 }
 
-/// What each step of loading left in memory.
+/// What each step of loading left in memory; a GPU's pool is told of as a whole only.
 pub fn components(load: &StageRun, names: &[&str], forecast: &Forecast) -> Vec<Component> {
-    let left = load.memory.as_ref().map(StageMemory::left_by_steps);
+    let heap = load.memory.as_ref().filter(|_| load.gpu.is_none());
+    let left = heap.map(StageMemory::left_by_steps);
     names
         .iter()
         .enumerate()

@@ -62,7 +62,7 @@ fn stages(run: &Run) -> String {
     rows.extend(run.stages.iter().map(stage));
     if let Some(total) = &run.total {
         let forecast_ms = forecast_total_ms(&run.stages);
-        let peak = run.peak.as_ref();
+        let peak = run.stages.iter().filter_map(StageRun::peak_bytes).max();
         let forecast_peak = run.stages.iter().map(|s| s.forecast.peak_bytes).max();
         let share: f64 = run.stages.iter().filter_map(|s| s.share).sum();
         rows.push(vec![
@@ -72,10 +72,10 @@ fn stages(run: &Run) -> String {
             percent(share),
             time(forecast_ms),
             percent(forecast_ms / total.p50_ms),
-            or_nothing(peak, |p| bytes(p.bytes)),
+            or_nothing(peak, bytes),
             or_nothing(forecast_peak, bytes),
             or_nothing(peak.zip(forecast_peak), |(peak, forecast)| {
-                change(forecast as f64 / peak.bytes as f64 - 1.0)
+                change(forecast as f64 / peak as f64 - 1.0)
             }),
         ]);
     }
@@ -90,7 +90,7 @@ fn stage(stage: &StageRun) -> Vec<String> {
         or_nothing(stage.share, percent),
         or_nothing(stage.forecast.ms, time),
         or_nothing(stage.achieved(), percent),
-        or_nothing(stage.memory.as_ref(), |m| bytes(m.peak as u64)),
+        or_nothing(stage.peak_bytes(), bytes),
         bytes(stage.forecast.peak_bytes),
         or_nothing(stage.peak_error(), change),
     ]
@@ -104,10 +104,11 @@ fn loading(run: &Run) -> String {
         let ms = steps.and_then(|steps| steps.get(i));
         rows.push(component_row(component, ms.copied()));
     }
-    let bytes = run.components.iter().map(|c| c.bytes);
+    let held = run.components.iter().map(|c| c.bytes).sum();
+    let pool = run.load.gpu.as_ref().and_then(|gpu| gpu.pool_end_bytes);
     let whole = Component {
         name: "total".into(),
-        bytes: bytes.sum(),
+        bytes: pool.map_or(held, |bytes| Some(bytes as i64)),
         forecast_bytes: run.components.iter().map(|c| c.forecast_bytes).sum(),
     };
     rows.push(component_row(&whole, Some(run.load.times.p50_ms)));
@@ -130,7 +131,7 @@ fn component_row(component: &Component, ms: Option<f64>) -> Vec<String> {
 /// One line each: where the peak is and what it holds, throughput, limits, what measuring took.
 fn notes(run: &Run) -> String {
     let mut lines = Vec::new();
-    if let Some(peak) = &run.peak {
+    if let Some(peak) = run.peak.as_ref().filter(|_| run.driver.is_none()) {
         lines.push((
             "peak",
             format!(

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use crate::cli::generate::quant;
 use crate::cli::model::{DEFAULT_MODEL, Defaults};
 use crate::cli::run_args::size;
+use crate::device::DeviceChoice;
 use crate::forecast::device::{Device, GPUS};
 use crate::quant::Scheme;
 use crate::request::{Precision, Request, Size};
@@ -52,9 +53,10 @@ pub struct Args {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     guidance: Option<f64>,
 
-    /// f32, bf16 or f16, or by component: text=f32,unet=bf16,vae=f32
-    #[arg(long, value_name = "TYPE", default_value = "f32")]
-    dtype: Precision,
+    /// f32, bf16 or f16, or by component: text=f32,unet=bf16,vae=f32 [default: f32; f16 on this
+    /// machine's GPU]
+    #[arg(long, value_name = "TYPE")]
+    dtype: Option<Precision>,
 
     /// Int8 weights of the UNet, with int8 or float activations [default: none]
     #[arg(long, value_name = "SCHEME", value_parser = quant())]
@@ -64,12 +66,12 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     vae_tile: Option<usize>,
 
-    /// auto or cpu (this machine), all, or a GPU of the table: h100, h800, h200, a100, l40s, l4,
-    /// rtx-4090, rtx-3090, b200
+    /// auto, cpu, cuda or cuda:N (this machine's), all, or a GPU of the table: h100, h800, h200,
+    /// a100, l40s, l4, rtx-4090, rtx-3090, b200
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub device: Place,
 
-    /// Memory to plan for, such as 24GiB [default: free here, installed on a GPU]
+    /// Memory to plan for, such as 24GiB [default: free here, installed on a GPU of the table]
     #[arg(long, value_name = "BYTES")]
     pub memory: Option<Memory>,
 
@@ -87,8 +89,8 @@ pub struct Args {
 }
 
 impl Args {
-    /// The run to plan, over the model's defaults.
-    pub fn request(&self, model: &str, defaults: &Defaults) -> Request {
+    /// The run to plan, over the model's defaults and the device's number types.
+    pub fn request(&self, model: &str, defaults: &Defaults, types: Precision) -> Request {
         let size = self.size.unwrap_or(defaults.size);
         let size = Size {
             height_px: self.height.unwrap_or(size.height_px),
@@ -105,7 +107,7 @@ impl Args {
             timestep_spacing: defaults.timestep_spacing,
             precision: Precision {
                 quant: self.quant,
-                ..self.dtype
+                ..self.dtype.unwrap_or(types)
             },
             vae_tile: self.vae_tile,
             ..Request::new(model, "", size, steps, guidance)
@@ -139,8 +141,8 @@ impl FromStr for Batch {
 /// Where the run is to be.
 #[derive(Clone, Debug)]
 pub enum Place {
-    /// This machine's CPU.
-    Cpu,
+    /// A device of this machine.
+    Here(DeviceChoice),
     /// A GPU of the table.
     Gpu(Box<Device>),
     /// This machine's CPU and all of the table.
@@ -151,18 +153,17 @@ impl FromStr for Place {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" | "cpu" => Ok(Self::Cpu),
-            "all" => Ok(Self::All),
-            name => match Device::gpu(name) {
-                Some(device) => Ok(Self::Gpu(Box::new(device))),
-                None => {
-                    let names: Vec<&str> = GPUS.iter().map(|gpu| gpu.name.as_ref()).collect();
-                    let names = names.join(", ");
-                    Err(format!("known are auto, cpu, all, {names}"))
-                }
-            },
+        if text == "all" {
+            return Ok(Self::All);
         }
+        if let Some(device) = Device::gpu(text) {
+            return Ok(Self::Gpu(Box::new(device)));
+        }
+        text.parse().map(Self::Here).map_err(|_| {
+            let names: Vec<&str> = GPUS.iter().map(|gpu| gpu.name.as_ref()).collect();
+            let names = names.join(", ");
+            format!("known are auto, cpu, cuda, cuda:N, all, {names}")
+        })
     }
 }
 
@@ -213,6 +214,8 @@ mod tests {
         }
         assert!("auto".parse::<Batch>() == Ok(Batch::Auto) && "x".parse::<Batch>().is_err());
         assert!(matches!("rtx-4090".parse(), Ok(Place::Gpu(_))));
+        let second = "cuda:1".parse();
+        assert!(matches!(second, Ok(Place::Here(DeviceChoice::Cuda(1)))));
         let error = "abacus".parse::<Place>().expect_err("not in the table");
         assert!(error.contains("h100"), "{error}");
     }

@@ -65,6 +65,8 @@ struct Stage {
     peak_bytes: u64,
     resident_bytes: u64,
     workspace_at_peak_bytes: u64,
+    /// Kernels that a GPU is given in all steps of the denoising, in half precision.
+    launches: Option<usize>,
     operations: Vec<Operation>,
 }
 
@@ -122,6 +124,7 @@ impl<'a> Report<'a> {
             peak_bytes: stage.memory.peak,
             resident_bytes: stage.memory.resident,
             workspace_at_peak_bytes: stage.memory.workspace_at_peak,
+            launches: stage.launches,
             operations: stage
                 .ops
                 .iter()

@@ -136,24 +136,23 @@ impl Found<'_> {
         })
     }
 
-    /// The heap beyond what the process held before. Buffers that the twin's runs left to the process
+    /// The heap beyond what the process held before (a GPU's pool was empty). Buffers that the twin's runs left to the process
     /// are in the forecast from the first matrix product on, so from there on they count for both
     /// models: only loading is measured from its own beginning.
     fn stage_peaks(&self) -> Vec<StagePeak> {
         let sides = &self.measured.sides;
-        let before = sides.twin.load.as_ref().map(|load| load.begin);
+        let begin = |side: &Side| side.load.as_ref().map_or(0, |load| load.begin as u64);
         let peak = |side: &Side, forecast: &Forecast, stage: Stage| {
             let before = match stage {
-                Stage::Load => side.load.as_ref().map(|load| load.begin),
-                _ => before,
+                Stage::Load => begin(side),
+                _ => begin(&sides.twin),
             };
             let measured = side.stages.iter().find(|s| s.stage == stage);
             Bytes {
                 forecast_bytes: forecast.stage(stage).map_or(0, |s| s.memory.peak),
                 measured_bytes: measured
                     .and_then(|s| s.peak_bytes)
-                    .zip(before)
-                    .map(|(peak, before)| peak.saturating_sub(before) as u64),
+                    .map(|peak| peak.saturating_sub(before)),
             }
         };
         let stages = sides.twin.stages.iter().map(|s| s.stage);

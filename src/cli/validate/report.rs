@@ -60,7 +60,7 @@ pub fn blocks(ledger: &Ledger) -> Vec<Block> {
         Block::Table(memory::components(ledger)),
         heading("The same to the byte"),
         Block::Table(memory::to_the_byte(ledger)),
-        heading("Heap at its highest"),
+        heading("Memory at its highest"),
         Block::Table(memory::peaks(ledger)),
         Block::Words(memory::notes(ledger)),
         heading("Quality, beside the twin"),

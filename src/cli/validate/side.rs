@@ -22,7 +22,7 @@ pub struct How<'a> {
 
 /// What was measured of a model.
 pub struct Side {
-    /// Loading's heap, where the program counts it.
+    /// Loading's heap, where the program counts it and the weights are in it.
     pub load: Option<StageMemory>,
     /// The stages, in order; loading is the first.
     pub stages: Vec<StageRuns>,
@@ -35,8 +35,8 @@ pub struct StageRuns {
     pub stage: Stage,
     /// One a run.
     pub samples_ms: Vec<f64>,
-    /// The heap at its highest in any run.
-    pub peak_bytes: Option<usize>,
+    /// The heap, or the GPU's pool, at its highest in any run.
+    pub peak_bytes: Option<u64>,
 }
 
 /// Loads a model.
@@ -102,9 +102,12 @@ impl Side {
 
     fn add(&mut self, record: StageRecord) {
         let stage = record.time.stage;
-        let peak = record.memory.as_ref().map(|memory| memory.peak);
         self.resident_peak_bytes = self.resident_peak_bytes.max(record.resident_peak_bytes);
-        if stage == Stage::Load {
+        let peak = match (&record.gpu, &record.memory) {
+            (Some(gpu), _) => gpu.pool_peak_bytes,
+            (None, memory) => memory.as_ref().map(|memory| memory.peak as u64),
+        };
+        if stage == Stage::Load && record.gpu.is_none() {
             self.load = record.memory;
         }
         match self.stages.iter_mut().find(|s| s.stage == stage) {

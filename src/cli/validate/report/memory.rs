@@ -159,7 +159,7 @@ pub fn notes(ledger: &Ledger) -> String {
     let memory = &ledger.memory;
     let peak = memory.peak();
     let mut notes = vec![format!(
-        "At its highest the heap has {} in int8, {} unquantised. `layout` is what the kernels' order of \
+        "At its highest memory holds {} in int8, {} unquantised. `layout` is what the kernels' order of \
          int8 weights adds, `bookkeeping` what the allocator counted beyond the sum: the tensors' own \
          records.",
         bytes(peak.int8),

@@ -1,0 +1,90 @@
+//! Kernels that a GPU is given for each operation in half precision: what `ops::cuda` launches, counted.
+//!
+//! `None` is a case that no kernel of ours covers and nobody has counted. Copies and fills are not
+//! kernels. scripts/cuda-emulated compares a step of the embedded model with what the stand-in counts.
+
+use candle_core::DType;
+
+use crate::ops::Activation;
+use crate::ops::int8::Scheme;
+
+/// A count, where it is known.
+pub type Launches = Option<usize>;
+
+/// Widening an int8 weight: to float32, a comparison, to float32, a product, a difference, the scales,
+/// to the run's type.
+const WIDENED: usize = 7;
+
+fn in_half(dtype: DType, count: usize) -> Launches {
+    matches!(dtype, DType::F16 | DType::BF16).then_some(count)
+}
+
+/// cuBLAS and the bias behind it; an int8 kernel has the bias inside, and under W8A8 another quantises
+/// the rows.
+pub fn linear(dtype: DType, inputs: usize, bias: bool, int8: Option<Scheme>) -> Launches {
+    match int8 {
+        None => in_half(dtype, 1 + usize::from(bias)),
+        Some(_) if !inputs.is_multiple_of(16) => None,
+        Some(Scheme::W8A8) => in_half(dtype, 2),
+        Some(Scheme::W8A16) => in_half(dtype, 1),
+    }
+}
+
+/// One of more than a pixel; under W8A8 two kernels quantise the image.
+pub fn conv2d(dtype: DType, inputs: usize, int8: Option<Scheme>) -> Launches {
+    match int8 {
+        None => in_half(dtype, 1),
+        Some(Scheme::W8A8) if inputs.is_multiple_of(16) => in_half(dtype, 3),
+        Some(_) => in_half(dtype, WIDENED + 1),
+    }
+}
+
+/// One kernel for heads of 64. Others: scaling and three changes of layout, two products, softmax in
+/// float32 with a cast on either side, a change of layout.
+pub fn attention(dtype: DType, head: usize) -> Launches {
+    in_half(dtype, if head == 64 { 1 } else { 10 })
+}
+
+/// Statistics, their table, the norm with SiLU.
+pub fn group_norm(dtype: DType, channels: usize, activation: Option<Activation>) -> Launches {
+    let fits = channels.is_multiple_of(8)
+        && channels <= 3072
+        && matches!(activation, None | Some(Activation::Silu));
+    in_half(dtype, 3).filter(|_| fits)
+}
+
+/// Layer norm, or GEGLU.
+pub fn rows(dtype: DType, channels: usize) -> Launches {
+    in_half(dtype, 1).filter(|_| channels.is_multiple_of(8))
+}
+
+/// In float32, with a cast on either side.
+pub fn activation(dtype: DType, which: Activation) -> Launches {
+    in_half(dtype, 3).filter(|_| which != Activation::QuickGelu)
+}
+
+/// A sum.
+pub fn add(dtype: DType) -> Launches {
+    in_half(dtype, 1)
+}
+
+/// Channels first or last, and the cast.
+pub fn relayout(from: DType, to: DType) -> Launches {
+    Some(1 + usize::from(from != to))
+}
+
+/// One copy of each part.
+pub fn concat(dtype: DType) -> Launches {
+    in_half(dtype, 2)
+}
+
+/// One copy by whole factors, else a look-up for each edge.
+pub fn upsample(dtype: DType, whole: bool) -> Launches {
+    in_half(dtype, if whole { 1 } else { 2 })
+}
+
+/// `denoise::combine`: a product for each coefficient that is not 0, and their sums.
+pub fn combine(coefficients: &[f64]) -> usize {
+    let terms = coefficients.iter().filter(|c| **c != 0.0).count();
+    (2 * terms).saturating_sub(1)
+}
