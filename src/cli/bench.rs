@@ -83,7 +83,8 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
         .ok_or_else(|| Error::Request("no run: give --batch and --size".into()))?;
     let sampler = schedule(&checkpoint, &first.request)?.kind;
     let fingerprint = checkpoint.fingerprint()?;
-    let cpu = Device::this_cpu();
+    let gpu = device::gpu(&device)?;
+    let limits = Device::of_run(gpu.as_deref());
     let overhead = Overhead::measure()?;
 
     let interrupt = Interrupt::install()?;
@@ -102,14 +103,15 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
     let pipeline = pipeline.with_context(|| format!("model `{name}`"))?;
     let expected = Expectation {
         forecast: &first.forecast,
-        device: &cpu,
+        device: limits.as_ref(),
     };
     let mut session = Session {
         args,
         device: device::name(&device),
+        gpu,
         driver: device::driver(&device)?,
         machine,
-        limits: &cpu,
+        limits: limits.as_ref(),
         sampler,
         fingerprint,
         overhead,
@@ -146,9 +148,10 @@ fn check_files(args: &RunArgs) -> Result<()> {
 struct Session<'a> {
     args: &'a RunArgs,
     device: String,
+    gpu: Option<String>,
     driver: Option<String>,
     machine: Machine,
-    limits: &'a Device,
+    limits: Option<&'a Device>,
     sampler: SchedulerKind,
     fingerprint: String,
     overhead: Overhead,
@@ -203,9 +206,10 @@ impl Session<'_> {
             timestamp,
             machine: self.machine.clone(),
             device: self.device.clone(),
+            gpu: self.gpu.clone(),
             driver: self.driver.clone(),
             threads: rayon::current_num_threads(),
-            limits: expect::limits(self.limits),
+            limits: self.limits.map(Device::limits),
             request: plan.request.clone(),
             scheduler: self.sampler,
             model_fingerprint: self.fingerprint.clone(),

@@ -67,6 +67,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let ledger = Found {
         timestamp,
         device: device::name(&device),
+        gpu: device::gpu(&device)?,
         sampler,
         fingerprints,
         prompts: prompts.len(),

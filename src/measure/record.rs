@@ -29,12 +29,16 @@ pub struct Run {
     pub machine: Machine,
     /// `cpu`, `cuda:0` …
     pub device: String,
+    /// The GPU's own name; `null` on the CPU.
+    #[serde(default)]
+    pub gpu: Option<String>,
     /// The GPU's name and driver; `null` on the CPU.
     pub driver: Option<String>,
     /// Threads of the CPU work.
     pub threads: usize,
-    /// What the device can do at most, which the forecast reckons with.
-    pub limits: Limits,
+    /// What the device can do at most, which the forecast of times reckons with; `null` of a GPU that
+    /// the device table does not have, whose times are not forecast.
+    pub limits: Option<Limits>,
     /// What was asked for; its `count` is the batch.
     pub request: Request,
     /// The sampler that ran.
@@ -148,7 +152,7 @@ impl StageRun {
 /// What a stage should cost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Expected {
-    /// At the device's limits; `null` for a stage without operations.
+    /// At the device's limits; `null` for a stage without operations, or where no limits are known.
     pub ms: Option<f64>,
     /// What takes most of that time.
     pub bound: Option<String>,
@@ -175,8 +179,8 @@ pub struct OpRun {
     /// The time of all of them.
     #[serde(flatten)]
     pub times: Times,
-    /// What all of them should take.
-    pub forecast_ms: f64,
+    /// What all of them should take; `null` where no limits are known.
+    pub forecast_ms: Option<f64>,
 }
 
 /// A part of the model in memory.

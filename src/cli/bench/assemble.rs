@@ -79,7 +79,7 @@ fn ops(records: &[&StageRecord], stage: Stage, expected: &expect::Expectation<'_
                 work,
                 calls,
                 times: Times::of(ms)?,
-                forecast_ms: expected.op_ms(stage, &work)? * calls as f64,
+                forecast_ms: expected.op_ms(stage, &work).map(|ms| ms * calls as f64),
             })
         })
         .collect();
@@ -164,8 +164,8 @@ pub fn unfinished(measured: &Measured) -> Option<Vec<Unfinished>> {
     )
 }
 
-/// The stages that a forecast adds up: all but loading.
-pub fn forecast_total_ms(stages: &[StageRun]) -> f64 {
+/// The stages that a forecast adds up: all but loading. `None` where no time is forecast.
+pub fn forecast_total_ms(stages: &[StageRun]) -> Option<f64> {
     let timed = stages.iter().filter(|s| s.stage != Stage::Load);
-    timed.filter_map(|s| s.forecast.ms).sum()
+    timed.filter_map(|s| s.forecast.ms).reduce(|a, b| a + b)
 }

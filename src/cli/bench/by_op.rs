@@ -1,6 +1,6 @@
 //! `--by op`: what each stage's operations took, and what they should have taken.
 
-use crate::cli::units::{NOTHING, columns, digits, percent, time};
+use crate::cli::units::{NOTHING, columns, digits, or_nothing, percent, time};
 use crate::measure::op::Op;
 use crate::measure::record::{OpRun, Run, StageRun};
 use crate::measure::statistics::quantile;
@@ -15,7 +15,10 @@ const GAPS: usize = 10;
 pub fn report(run: &Run) -> String {
     let stages = run.stages.iter().filter(|stage| !stage.ops.is_empty());
     let tables: String = stages.map(|s| format!("\n{}", stage(s))).collect();
-    format!("{tables}\n{}", gaps(run))
+    match run.limits {
+        Some(_) => format!("{tables}\n{}", gaps(run)),
+        None => tables, // nothing to be beyond of
+    }
 }
 
 /// Operations of all stages by what they took beyond their forecast, the most first.
@@ -28,7 +31,7 @@ fn gaps(run: &Run) -> String {
         }
         let outside = Sum {
             ms: outside_ms(stage),
-            ..Sum::default()
+            ..Sum::NONE
         };
         all.push((
             stage.stage.to_string(),
@@ -36,7 +39,7 @@ fn gaps(run: &Run) -> String {
             outside,
         ));
     }
-    let beyond = |sum: &Sum| sum.ms - sum.forecast_ms;
+    let beyond = |sum: &Sum| sum.ms - sum.forecast_ms.unwrap_or(0.0);
     let whole: f64 = all.iter().map(|(_, _, sum)| beyond(sum)).sum();
     all.sort_by(|a, b| beyond(&b.2).total_cmp(&beyond(&a.2)));
     let head = [
@@ -56,32 +59,45 @@ fn gaps(run: &Run) -> String {
             time(beyond(sum)),
             percent(beyond(sum) / whole.max(f64::MIN_POSITIVE)),
             time(sum.ms),
-            time(sum.forecast_ms),
-            percent(sum.forecast_ms / sum.ms.max(f64::MIN_POSITIVE)),
+            or_nothing(sum.forecast_ms, time),
+            or_nothing(sum.achieved(), percent),
         ]);
     }
     columns(&rows)
 }
 
 /// A sum of operations.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Sum {
     calls: usize,
     ms: f64,
     flops: u64,
     bytes: u64,
-    forecast_ms: f64,
+    /// `None` where no limits are known.
+    forecast_ms: Option<f64>,
 }
 
 impl Sum {
+    const NONE: Self = Self {
+        calls: 0,
+        ms: 0.0,
+        flops: 0,
+        bytes: 0,
+        forecast_ms: Some(0.0),
+    };
+
     fn of<'a>(ops: impl IntoIterator<Item = &'a OpRun>) -> Self {
-        ops.into_iter().fold(Self::default(), |sum, op| Self {
+        ops.into_iter().fold(Self::NONE, |sum, op| Self {
             calls: sum.calls + op.calls,
             ms: sum.ms + op.times.p50_ms,
             flops: sum.flops + op.work.flops() * op.calls as u64,
             bytes: sum.bytes + op.work.bytes() * op.calls as u64,
-            forecast_ms: sum.forecast_ms + op.forecast_ms,
+            forecast_ms: sum.forecast_ms.zip(op.forecast_ms).map(|(a, b)| a + b),
         })
+    }
+
+    fn achieved(&self) -> Option<f64> {
+        Some(self.forecast_ms? / self.ms.max(f64::MIN_POSITIVE))
     }
 
     fn row(&self, name: String, stage_ms: f64) -> Vec<String> {
@@ -97,8 +113,8 @@ impl Sum {
             percent(self.ms / stage_ms),
             rate(self.flops),
             rate(self.bytes),
-            time(self.forecast_ms),
-            percent(self.forecast_ms / self.ms.max(f64::MIN_POSITIVE)),
+            or_nothing(self.forecast_ms, time),
+            or_nothing(self.achieved(), percent),
         ]
     }
 }

@@ -2,27 +2,27 @@
 
 use crate::forecast::Forecast;
 use crate::forecast::device::Device;
-use crate::forecast::roofline::{Bound, Limit};
+use crate::forecast::roofline::Bound;
 use crate::measure::op::Work;
-use crate::measure::record::{Expected, Limits};
+use crate::measure::record::Expected;
 use crate::observe::Stage;
 
-/// A run's forecast on a device.
+/// A run's forecast on a device, if its limits are known.
 #[derive(Clone, Copy)]
 pub struct Expectation<'a> {
     pub forecast: &'a Forecast,
-    pub device: &'a Device,
+    pub device: Option<&'a Device>,
 }
 
 impl Expectation<'_> {
     /// A stage at the device's limits; `None` of a stage that is not in the forecast.
     pub fn stage(&self, stage: Stage) -> Option<Expected> {
         let forecast = self.forecast.stage(stage)?;
-        let bound = forecast.bound(self.device);
-        let limit = bound.limit();
+        let bound = self.device.map(|device| forecast.bound(device));
+        let limited = bound.and_then(|bound| Some((bound.ms(), bound.limit()?)));
         Some(Expected {
-            ms: limit.map(|_| bound.ms()),
-            bound: limit.map(Limit::name).map(str::to_owned),
+            ms: limited.map(|(ms, _)| ms),
+            bound: limited.map(|(_, limit)| limit.name().to_owned()),
             macs: forecast.macs(),
             flops: forecast.flops(),
             bytes: forecast.bytes(),
@@ -34,20 +34,6 @@ impl Expectation<'_> {
     /// One of a stage's operations at the device's limits.
     pub fn op_ms(&self, stage: Stage, work: &Work) -> Option<f64> {
         let dtype = self.forecast.stage(stage)?.dtype;
-        Some(Bound::of(work, dtype, self.device).ms())
-    }
-}
-
-/// A device's limits on record.
-pub fn limits(device: &Device) -> Limits {
-    let giga = |per_s: f64| per_s / 1e9;
-    Limits {
-        name: device.title.clone().into_owned(),
-        f32_gflop_per_s: giga(device.peaks.f32),
-        bf16_gflop_per_s: giga(device.peaks.bf16),
-        f16_gflop_per_s: giga(device.peaks.f16),
-        int8_gop_per_s: device.peaks.int8.map(giga),
-        gb_per_s: giga(device.bytes_per_s),
-        source: device.source.to_owned(),
+        Some(Bound::of(work, dtype, self.device?).ms())
     }
 }

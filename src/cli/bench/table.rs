@@ -70,8 +70,8 @@ fn stages(run: &Run) -> String {
             time(total.p50_ms),
             time(total.p95_ms),
             percent(share),
-            time(forecast_ms),
-            percent(forecast_ms / total.p50_ms),
+            or_nothing(forecast_ms, time),
+            or_nothing(forecast_ms, |ms| percent(ms / total.p50_ms)),
             or_nothing(peak, |p| bytes(p.bytes)),
             or_nothing(forecast_peak, bytes),
             or_nothing(peak.zip(forecast_peak), |(peak, forecast)| {
@@ -178,10 +178,8 @@ fn notes(run: &Run) -> String {
         };
         lines.push(("throughput", format!("{rate} images/s")));
     }
-    let limits = &run.limits;
-    lines.push((
-        "limits",
-        format!(
+    let limits = match &run.limits {
+        Some(limits) => format!(
             "{}: {} GFLOP/s in f32, {} GOP/s in int8, {} GB/s ({})",
             limits.name,
             digits(limits.f32_gflop_per_s),
@@ -189,7 +187,12 @@ fn notes(run: &Run) -> String {
             digits(limits.gb_per_s),
             limits.source
         ),
-    ));
+        None => {
+            let device = run.gpu.as_ref().unwrap_or(&run.device);
+            format!("of {device} none are known, so no time is forecast")
+        }
+    };
+    lines.push(("limits", limits));
     if let Some(overhead) = &run.overhead {
         lines.push((
             "measuring",
