@@ -113,7 +113,7 @@ fn alike(file: &str, a: &str, b: &str) -> bool {
         return a == b;
     }
     let words = |line: &str| -> Vec<String> {
-        let words = line.split(|c| " ,\"".contains(c));
+        let words = line.split(|c| " ,;\"".contains(c));
         words.map(str::to_owned).collect()
     };
     let number = |word: &str| -> Option<f64> {

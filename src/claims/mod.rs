@@ -72,13 +72,18 @@ pub struct Missing {
 }
 
 impl Point {
-    /// Judges figures.
+    /// Judges figures. One in another unit than what is stated is of another quantity, whatever it was
+    /// said to bear as.
     pub fn new(
         what: &'static str,
         stated: Option<Stated>,
-        figures: Vec<Figure>,
+        mut figures: Vec<Figure>,
         missing: Missing,
     ) -> Self {
+        let unit = stated.map(|stated| stated.unit);
+        for figure in figures.iter_mut().filter(|f| Some(f.unit) != unit) {
+            figure.bearing = Bearing::Context;
+        }
         Self {
             what,
             stated,

@@ -14,7 +14,8 @@
 //!    beside it; a check puts the most alike first.
 //!
 //! What others published is compared and decides nothing: a number is not reproduced by its own source,
-//! nor contradicted by another stack on another device.
+//! nor contradicted by another stack on another device. The limits of a device's datasheet are no such
+//! figures: bounds are made of them.
 
 use serde::Serialize;
 

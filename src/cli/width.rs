@@ -9,16 +9,24 @@ pub fn columns() -> usize {
     terminal.map_or(COLUMNS, |(width, _)| usize::from(width.0))
 }
 
-/// A text in lines of so many columns, broken between words; a word that is longer has a line alone.
+/// A text in lines of so many columns, broken between words but not before a sign such as `%`; a word that
+/// is longer has a line alone.
 pub fn lines(text: &str, columns: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
+    let mut words: Vec<String> = Vec::new();
     for word in text.split(' ') {
+        match words.last_mut() {
+            Some(last) if !word.contains(char::is_alphanumeric) => *last += &format!(" {word}"),
+            _ => words.push(word.to_owned()),
+        }
+    }
+    let mut lines = vec![String::new()];
+    for word in &words {
         let last = lines.len() - 1;
         let line = &mut lines[last];
         match line.chars().count() + 1 + word.chars().count() <= columns {
-            _ if line.is_empty() => line.push_str(word),
+            _ if line.is_empty() => *line += word,
             true => *line += &format!(" {word}"),
-            false => lines.push(word.to_owned()),
+            false => lines.push(word.clone()),
         }
     }
     lines
@@ -62,6 +70,7 @@ mod tests {
         assert_eq!(lines("a bc def", 4), ["a bc", "def"]);
         assert_eq!(lines("unbreakable it is", 5), ["unbreakable", "it is"]);
         assert_eq!(lines("", 5), [""]);
+        assert_eq!(lines("up to 5 %; so", 7), ["up to", "5 %; so"]);
         assert_eq!(paragraph("a bc def", 2, 6), "  a bc\n  def\n");
     }
 

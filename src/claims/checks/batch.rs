@@ -164,7 +164,7 @@ pub fn w7(grounds: &Grounds) -> Result<Vec<Point>> {
         }
     }
     figures.push(Figure::published(
-        "is free memory the right signal? batch that has 94 % of the throughput of any larger one, H100",
+        "batch that larger ones gain at most 6 % over, H100: a reason not to fill the memory",
         MLPERF_BATCH as f64,
         Unit::Images,
         MLPERF,

@@ -15,8 +15,9 @@ cluster), here in our words. A verdict follows from the numbers by rules that ar
 (src/claims/verdict.rs): *same* figures judge if they are this engine's or arithmetic, a *bound* can only
 exclude; *comparable* ones are the same quantity on another device or under other conditions, and *context*
 is another quantity: both judge nothing, and only what compares has a difference. What others published
-decides nothing. A forecast of time is a lower bound at the limits of a datasheet. A plan of memory is no
-bound: it is what this engine's CPU path takes, and a GPU's path may take more or less.
+decides nothing, but for the limits of a device's datasheet, of which bounds are made. A forecast of time is
+a lower bound at these limits. A plan of memory is no bound: it is what this engine's CPU path takes, and a
+GPU's path may take more or less (W5 has its error beside a published peak).
 ";
 
 /// All of it.
