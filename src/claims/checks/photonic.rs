@@ -41,7 +41,7 @@ pub fn w13(grounds: &Grounds) -> Result<Vec<Point>> {
     let rest_s = bound_s(&forecast, &grounds.h800) * (1.0 - share);
     let generous = 1.0 - rest_s / TENSORRT_H100_S;
     for (what, share) in [
-        ("the same at an H800's limits", share),
+        ("gain by Amdahl at an H800's limits, energy as time", share),
         (
             "the same, the rest at its limits in TensorRT's 1.471 s",
             generous,

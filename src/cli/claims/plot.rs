@@ -101,6 +101,7 @@ impl<'a> Differences<'a> {
         let all = count(&rows);
         for (_, figures) in &mut rows {
             figures.retain(|(_, ratio)| *ratio > 0.0);
+            figures.sort_by_key(|(figure, _)| figure.bearing != Bearing::Comparable); // what judges on top
         }
         let left_out = all - count(&rows);
         rows.retain(|(_, figures)| !figures.is_empty());
@@ -267,6 +268,7 @@ mod tests {
     fn only_what_compares_is_drawn_and_nothing_without_a_logarithm() {
         let ratio = |value| Figure::arithmetic("it", value, Unit::Ratio);
         let figures = vec![
+            ratio(4.0).bears(Bearing::Same),
             ratio(2.0).bears(Bearing::Comparable),
             ratio(-2.0).bears(Bearing::Comparable),
             ratio(3.0),
@@ -288,7 +290,8 @@ mod tests {
         }];
         let drawn = Differences::of(&checked);
         assert_eq!((drawn.rows.len(), drawn.left_out), (1, 1));
-        assert_eq!(drawn.rows[0].1[0].1, 0.5);
+        let ratios: Vec<f64> = drawn.rows[0].1.iter().map(|(_, ratio)| *ratio).collect();
+        assert_eq!(ratios, [0.5, 1.0], "what judges is drawn last");
         assert_eq!(Plot::of(&checked), [Plot::Differences]);
     }
 }
