@@ -235,3 +235,39 @@ pub fn by_step(run: &Run) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claims::grounds::HALF;
+    use crate::claims::grounds::tests::grounds;
+    use crate::claims::source::tests::on_gpu;
+    use crate::cli::bench::by_op;
+    use crate::cli::bench::expect::Expectation;
+
+    #[test]
+    fn of_a_gpu_that_the_table_does_not_have_no_time_is_forecast() {
+        let mut run = on_gpu("Tesla T4", 2.7).run;
+        let forecast = grounds().sdxl(1, 1, HALF).expect("a forecast");
+        let expected = Expectation {
+            forecast: &forecast,
+            device: None,
+        };
+        for stage in &mut run.stages {
+            stage.forecast = expected.stage(stage.stage).expect("it has all stages");
+            assert_eq!((stage.forecast.ms, &stage.forecast.bound), (None, &None));
+            for op in &mut stage.ops {
+                op.forecast_ms = expected.op_ms(stage.stage, &op.work);
+            }
+        }
+        let text = report(&run);
+        let words = "of Tesla T4 none are known, so no time is forecast";
+        assert!(text.contains(words), "{text}");
+        let total = text.lines().find(|line| line.starts_with("total"));
+        let cells = total.map(|line| line.split("  ").map(str::trim).filter(|c| !c.is_empty()));
+        let cells: Vec<&str> = cells.expect("a row").collect();
+        assert_eq!(cells[4..6], ["-", "-"], "{text}");
+        let by_op = by_op::report(&run);
+        assert!(by_op.contains("all linear") && !by_op.contains("beyond the forecast"));
+    }
+}
