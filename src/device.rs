@@ -83,6 +83,19 @@ pub fn precision(device: &Device) -> Precision {
     })
 }
 
+/// A GPU's own name, as its driver has it: `NVIDIA H100 80GB HBM3`; the CPU has none.
+pub fn gpu(device: &Device) -> Result<Option<String>> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        let stream = device.as_cuda_device()?.cuda_stream();
+        let name = stream.context().name();
+        let told = |e| candle_core::Error::msg(crate::cuda::problem(&e));
+        return Ok(Some(name.map_err(told)?));
+    }
+    debug_assert!(device.is_cpu());
+    Ok(None)
+}
+
 /// A GPU's name and driver, in words; the CPU has none.
 pub fn driver(device: &Device) -> Result<Option<String>> {
     #[cfg(feature = "cuda")]

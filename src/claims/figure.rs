@@ -36,6 +36,12 @@ pub enum Unit {
     Gpus,
     /// Of signal over noise.
     Decibels,
+    /// 10¹² floating-point operations in a second.
+    TeraflopPerSecond,
+    /// 10²¹ floating-point operations.
+    Zettaflop,
+    /// One GPU for an hour, each.
+    GpuHours,
 }
 
 impl Unit {
@@ -56,6 +62,9 @@ impl Unit {
             Self::Operations => format!("{number} operations"),
             Self::Gpus => format!("{number} GPUs"),
             Self::Decibels => format!("{number} dB"),
+            Self::TeraflopPerSecond => format!("{number} TFLOP/s"),
+            Self::Zettaflop => format!("{number} ZFLOP"),
+            Self::GpuHours => format!("{number} GPU-hours"),
         }
     }
 
@@ -121,9 +130,14 @@ impl Stated {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Basis {
-    /// Arithmetic on the white paper's own numbers or on public ones.
+    /// Arithmetic on the white paper's own numbers, or on counted work.
     Arithmetic,
-    /// This engine's forecast for a device, at the limits of its datasheet.
+    /// Counted from SDXL's configs.
+    Counted,
+    /// Memory, or what fits into it, by the plan of this engine's CPU path: the allocator has counted
+    /// it there to the third digit, a GPU's path may take more or less.
+    Plan,
+    /// Time by this engine's forecast for a device, at the limits of its datasheet.
     Forecast {
         /// Its name in the device table.
         device: String,
@@ -140,6 +154,11 @@ pub enum Basis {
         /// Where.
         source: &'static str,
     },
+    /// Arithmetic on what others published.
+    Computed {
+        /// Where that is.
+        source: &'static str,
+    },
 }
 
 impl Basis {
@@ -147,10 +166,23 @@ impl Basis {
     pub fn words(&self) -> String {
         match self {
             Self::Arithmetic => "arithmetic".into(),
+            Self::Counted => "counted".into(),
+            Self::Plan => "plan, CPU path".into(),
             Self::Forecast { device } => format!("forecast, {device}"),
             Self::Measured { device, run } => format!("measured, {device} ({run})"),
             Self::Published { source } => format!("published: {source}"),
+            Self::Computed { source } => format!("arithmetic on published: {source}"),
         }
+    }
+
+    /// Whether it is what others found, whose conditions are theirs.
+    pub fn is_of_others(&self) -> bool {
+        matches!(self, Self::Published { .. } | Self::Computed { .. })
+    }
+
+    /// Whether this engine has the number itself, by more than arithmetic or a bound.
+    pub fn is_own(&self) -> bool {
+        matches!(self, Self::Measured { .. } | Self::Counted | Self::Plan)
     }
 }
 
@@ -168,7 +200,9 @@ pub enum Bearing {
     Room,
     /// The same quantity under the same conditions.
     Same,
-    /// Another device, other conditions or another quantity: shown, never judged by.
+    /// The same quantity on another device or under other conditions: compared, never judged by.
+    Comparable,
+    /// Another quantity: shown alone.
     Context,
 }
 
@@ -198,6 +232,16 @@ impl Figure {
         }
     }
 
+    /// Counted from configs.
+    pub fn counted(what: impl Into<String>, value: f64, unit: Unit) -> Self {
+        Self::new(what, value, unit, Basis::Counted)
+    }
+
+    /// By the plan of memory.
+    pub fn plan(what: impl Into<String>, value: f64, unit: Unit) -> Self {
+        Self::new(what, value, unit, Basis::Plan)
+    }
+
     /// By arithmetic.
     pub fn arithmetic(what: impl Into<String>, value: f64, unit: Unit) -> Self {
         Self::new(what, value, unit, Basis::Arithmetic)
@@ -217,6 +261,11 @@ impl Figure {
         source: &'static str,
     ) -> Self {
         Self::new(what, value, unit, Basis::Published { source })
+    }
+
+    /// By arithmetic on what others published.
+    pub fn computed(what: impl Into<String>, value: f64, unit: Unit, source: &'static str) -> Self {
+        Self::new(what, value, unit, Basis::Computed { source })
     }
 
     /// By this engine.
@@ -241,6 +290,17 @@ impl Figure {
     /// Whether this engine measured it.
     pub fn is_measured(&self) -> bool {
         matches!(self.basis, Basis::Measured { .. })
+    }
+
+    /// Whether it counts what is stated, so that the two have a difference.
+    pub fn is_like(&self, stated: Stated) -> bool {
+        self.unit == stated.unit && self.bearing != Bearing::Context
+    }
+
+    /// How far it is from what is stated, in words; nothing between unlike things.
+    pub fn difference(&self, stated: Option<Stated>) -> Option<String> {
+        let stated = stated.filter(|stated| self.is_like(*stated))?;
+        Some(stated.unit.difference(stated.value(), self.value))
     }
 
     /// The number with its unit.
@@ -270,6 +330,21 @@ mod tests {
         }
         assert_eq!(Unit::Percent.difference(37.0, 57.14), "+20.1 points");
         assert_eq!(Unit::Ratio.difference(4.9, 5.0), "+2.0 %");
+    }
+
+    #[test]
+    fn only_like_things_have_a_difference() {
+        let stated = Stated {
+            text: "4.9",
+            unit: Unit::Ratio,
+        };
+        let ratio = Figure::arithmetic("tokens over SDXL's", 9.8, Unit::Ratio);
+        assert_eq!(ratio.difference(Some(stated)), None);
+        let like = ratio.bears(Bearing::Comparable);
+        assert_eq!(like.difference(Some(stated)).as_deref(), Some("+100.0 %"));
+        assert_eq!(like.difference(None), None);
+        let seconds = Figure::arithmetic("it", 9.8, Unit::Seconds).bears(Bearing::Same);
+        assert_eq!(seconds.difference(Some(stated)), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What claims are checked against: this engine's forecast of SDXL, and measured runs.
 
 use super::figure::{Bearing, Figure, Unit};
-use super::source::{Source, Sourced, is_sdxl};
+use super::source::{Source, Sourced};
 use crate::error::Result;
 use crate::forecast::device::Device;
 use crate::forecast::roofline::Bound;
@@ -9,7 +9,7 @@ use crate::forecast::{Forecast, Model, forecast, largest_batch};
 use crate::measure::op::{Op, Work};
 use crate::quant::Scheme;
 use crate::request::{Dtype, Precision, Request, Size};
-use crate::validate::ledger::{Ledger, TOTAL};
+use crate::validate::ledger::Ledger;
 use crate::weights::checkpoint::Checkpoint;
 use crate::weights::synthetic;
 
@@ -48,7 +48,7 @@ pub const INT8: Precision = Precision {
 pub const EDGE_PX: usize = 1024;
 /// diffusers' guidance for SDXL: two forwards of the UNet a step.
 const GUIDANCE: f64 = 5.0;
-/// Of the CPU path's workspaces, which stand in for a GPU's.
+/// Of the CPU path's workspaces, of which a plan of memory is made.
 pub const THREADS: usize = 1;
 
 /// Whether an operation is a matrix product: what a matrix unit of any kind could do.
@@ -60,9 +60,9 @@ pub fn is_matrix(work: &Work) -> bool {
 }
 
 /// What a change gave.
-pub struct Gain<'a, S: ?Sized = Sourced> {
+pub struct Gain<'a> {
     /// The run with it.
-    pub after: &'a S,
+    pub after: &'a Sourced,
     /// Its throughput over that without.
     pub times: f64,
 }
@@ -132,33 +132,31 @@ impl Grounds {
         &self.model
     }
 
-    /// Weights of the refiner with its own text encoder and VAE.
+    /// The refiner, with a text encoder and VAE of its own.
     ///
     /// # Errors
     /// Those of [`forecast`].
-    pub fn refiner_parameters(&self) -> Result<u64> {
-        Ok(forecast(&self.refiner, &request(1, 1, HALF), THREADS)?.parameters())
+    pub fn refiner(&self) -> Result<Forecast> {
+        forecast(&self.refiner, &request(1, 1, HALF), THREADS)
     }
 
     /// Runs of SDXL's shapes.
     pub fn sdxl_runs(&self) -> impl Iterator<Item = &Sourced> {
-        self.runs.iter().filter(|run| is_sdxl(&run.run.request))
+        self.runs.iter().filter(|run| run.is_sdxl())
     }
 
-    /// A figure of each run that has it, which has a bearing if the run was under the white paper's
-    /// conditions.
+    /// A figure of each run that has it. Where the run is of the `same` quantity it bears as `bearing`
+    /// under the white paper's conditions, and compares under others.
     pub fn measured(
         &self,
-        (what, unit, bearing): (&str, Unit, Bearing),
+        (what, unit): (&str, Unit),
+        (bearing, same): (Bearing, fn(&Sourced) -> bool),
         of: impl Fn(&Sourced) -> Option<f64>,
     ) -> Vec<Figure> {
         let figure = |run: &Sourced| {
             let what = format!("{what}, {}", run.conditions());
             let figure = Figure::measured(what, of(run)?, unit, run);
-            Some(match run.is_under_conditions() {
-                true => figure.bears(bearing),
-                false => figure,
-            })
+            Some(figure.bears(run.bears(bearing, same(run))))
         };
         self.runs.iter().filter_map(figure).collect()
     }
@@ -183,27 +181,14 @@ impl Grounds {
         gains
     }
 
-    /// The same of int8 weights, by validations of several runs too.
-    pub fn int8_gains(&self) -> Vec<Gain<'_, dyn Source>> {
-        let benchmarks = self.gains(|before, after| {
+    /// The same of int8 weights. A validation's times are none: its runs of the two models are not
+    /// taken in turn.
+    pub fn int8_gains(&self) -> Vec<Gain<'_>> {
+        self.gains(|before, after| {
             let mut changed = before.clone();
             changed.precision.quant = after.precision.quant;
             before.precision.quant.is_none() && after.precision.quant.is_some() && changed == *after
-        });
-        let benchmarks = benchmarks.into_iter().map(|Gain { after, times }| Gain {
-            after: after as &dyn Source,
-            times,
-        });
-        let validations = self.validations.iter().filter_map(|validation| {
-            let mut speed = validation.run.speed.iter();
-            let total = speed.find(|stage| stage.stage == TOTAL)?;
-            total.interval.as_ref()?; // one run a side says nothing of time
-            Some(Gain {
-                after: validation as &dyn Source,
-                times: 1.0 / total.ratio,
-            })
-        });
-        benchmarks.chain(validations).collect()
+        })
     }
 
     /// All that was measured.

@@ -11,9 +11,11 @@
 //! forecast for a device        ┘
 //! ```
 //!
+//! A claim may have several numbers, and a number several readings, of which one may hold.
+//!
 //! A check ([`checks`]) makes figures, by code with tests; it never chooses a verdict. That follows from
 //! the numbers by the rules of [`verdict`], the same for all claims. A figure of another device or under
-//! other conditions is shown and judges nothing.
+//! other conditions is compared and judges nothing; one of another quantity is not even compared.
 //!
 //! [`advise`] answers what the paper's ninth claim is about: which GPU for which workload.
 
@@ -40,19 +42,8 @@ pub struct Claim {
     pub title: &'static str,
     /// What it says, in our words.
     pub statement: &'static str,
-    /// How its points make one verdict.
-    pub combine: Combine,
     /// Makes its points.
     pub check: fn(&Grounds) -> Result<Vec<Point>>,
-}
-
-/// How the points of a claim make one verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Combine {
-    /// Parts that must all hold: the gravest counts.
-    All,
-    /// Readings of an unclear text, of which one may hold: the mildest counts.
-    Any,
 }
 
 /// One number of a claim, or one reading of it.
@@ -68,6 +59,8 @@ pub struct Point {
     pub verdict: Verdict,
     /// What would measure it, or why nothing does.
     pub measure: &'static str,
+    /// Whether it is one of several readings of an unclear text, of which one may hold.
+    pub is_reading: bool,
 }
 
 /// What a point lacks to be judged by measurement.
@@ -79,26 +72,41 @@ pub struct Missing {
 }
 
 impl Point {
-    /// Judges figures.
+    /// Judges figures. One in another unit than what is stated is of another quantity, whatever it was
+    /// said to bear as.
     pub fn new(
         what: &'static str,
         stated: Option<Stated>,
-        figures: Vec<Figure>,
+        mut figures: Vec<Figure>,
         missing: Missing,
     ) -> Self {
+        let unit = stated.map(|stated| stated.unit);
+        for figure in figures.iter_mut().filter(|f| Some(f.unit) != unit) {
+            figure.bearing = Bearing::Context;
+        }
         Self {
             what,
             stated,
             verdict: Verdict::of(stated, &figures, missing.why),
             figures,
             measure: missing.measure,
+            is_reading: false,
+        }
+    }
+
+    /// As one of several readings.
+    pub fn reading(self) -> Self {
+        Self {
+            is_reading: true,
+            ..self
         }
     }
 
     /// Whether this engine measured it under the white paper's conditions.
     pub fn is_measured(&self) -> bool {
-        let under = |figure: &Figure| figure.is_measured() && figure.bearing != Bearing::Context;
-        self.figures.iter().any(under)
+        let judges = |bearing| !matches!(bearing, Bearing::Comparable | Bearing::Context);
+        let mut figures = self.figures.iter();
+        figures.any(|figure| figure.is_measured() && judges(figure.bearing))
     }
 }
 
@@ -111,15 +119,15 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// The point whose verdict is the claim's.
+    /// The point whose verdict is the claim's: its parts and the mildest of its readings must all hold,
+    /// so the gravest of these counts.
     pub fn deciding(&self) -> &Point {
-        let points = self.points.iter();
         let gravity = |point: &&Point| point.verdict.gravity();
-        let point = match self.claim.combine {
-            Combine::All => points.rev().max_by_key(gravity), // the first of equals
-            Combine::Any => points.min_by_key(gravity),
-        };
-        point.expect("a check makes at least one point")
+        let readings = self.points.iter().filter(|point| point.is_reading);
+        let parts = self.points.iter().filter(|point| !point.is_reading);
+        let all = parts.chain(readings.min_by_key(gravity));
+        let gravest = all.rev().max_by_key(gravity); // the first of equals
+        gravest.expect("a check makes at least one point")
     }
 }
 
@@ -131,8 +139,8 @@ pub fn check(ids: &[String], grounds: &Grounds) -> Result<Vec<Checked>> {
     let is = |claim: &Claim, id: &String| claim.id.eq_ignore_ascii_case(id.trim());
     for id in ids {
         if !LEDGER.iter().any(|claim| is(claim, id)) {
-            let last = LEDGER[LEDGER.len() - 1].id;
-            let text = format!("`{id}` is no claim: {} to {last} are", LEDGER[0].id);
+            let (first, last) = (LEDGER[0].id, LEDGER[LEDGER.len() - 1].id);
+            let text = format!("unknown claim `{id}`: there are {first} to {last}");
             return Err(Error::Request(text));
         }
     }

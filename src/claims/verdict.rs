@@ -2,15 +2,20 @@
 //!
 //! In this order:
 //!
-//! 1. The white paper's own inputs give another number than it states, beyond rounding: an arithmetic
-//!    error.
+//! 1. The white paper's own inputs give another number than it states by its own formula, beyond
+//!    rounding: an arithmetic error.
 //! 2. A bound lies on the wrong side of the stated number: contradicted by the bound.
-//! 3. There are figures of the same quantity under the same conditions. One of them within
-//!    [`AGREES`]: reproduced. All on one side: contradicted by the nearest. On both sides: not
-//!    testable, since a free condition decides.
+//! 3. There are figures of the same quantity under the same conditions, of this engine or by arithmetic.
+//!    One that this engine measured, counted or planned is within [`AGREES`]: reproduced. None is, and
+//!    all are on one side: contradicted by the nearest. Else not testable, since a free condition
+//!    decides.
 //! 4. There is room for what is stated, by plan: reproduced.
-//! 5. Else not testable here, for want of what the point names; the first figure in the same unit, which a
-//!    check puts first as the most alike, is told beside it.
+//! 5. Else not testable here, for want of what the point names. The first figure that compares is told
+//!    beside it; a check puts the most alike first.
+//!
+//! What others published is compared and decides nothing: a number is not reproduced by its own source,
+//! nor contradicted by another stack on another device. The limits of a device's datasheet are no such
+//! figures: bounds are made of them.
 
 use serde::Serialize;
 
@@ -60,12 +65,11 @@ impl Verdict {
         };
         let value = stated.value();
         let distance = |figure: &&Figure| (figure.value / value).ln().abs();
+        let nearest = |a: &&Figure, b: &&Figure| distance(a).total_cmp(&distance(b));
         let of = |bearing: Bearing| {
-            let same_unit = figures.iter().filter(move |f| f.unit == stated.unit);
-            same_unit.filter(move |f| f.bearing == bearing)
+            let alike = figures.iter().filter(move |f| f.is_like(stated));
+            alike.filter(move |f| f.bearing == bearing)
         };
-        let nearest =
-            |bearing: Bearing| of(bearing).min_by(|a, b| distance(a).total_cmp(&distance(b)));
 
         let wrong =
             of(Bearing::OwnArithmetic).find(|f| (f.value - value).abs() > stated.rounding());
@@ -79,20 +83,23 @@ impl Verdict {
         if let Some(by) = bounds.next().cloned() {
             return Self::Contradicted { by };
         }
-        if let Some(by) = nearest(Bearing::Same).cloned() {
-            let above = of(Bearing::Same).filter(|f| f.value > value).count();
-            return match (by.value / value - 1.0).abs() <= AGREES {
-                true => Self::Reproduced { by },
-                false if above == 0 || above == of(Bearing::Same).count() => {
-                    Self::Contradicted { by }
-                }
-                false => untestable(Some(&by)),
-            };
-        }
-        if let Some(by) = nearest(Bearing::Room).cloned() {
+        let same = || of(Bearing::Same).filter(|f| !f.basis.is_of_others());
+        let agrees = |f: &&Figure| (f.value / value - 1.0).abs() <= AGREES;
+        let own = same().filter(|f| f.basis.is_own());
+        if let Some(by) = own.filter(agrees).min_by(nearest).cloned() {
             return Self::Reproduced { by };
         }
-        let mut alike = of(Bearing::OwnArithmetic).chain(of(Bearing::Context));
+        if let Some(by) = same().min_by(nearest) {
+            let above = same().filter(|f| f.value > value).count();
+            return match !agrees(&by) && (above == 0 || above == same().count()) {
+                true => Self::Contradicted { by: by.clone() },
+                false => untestable(Some(by)),
+            };
+        }
+        if let Some(by) = of(Bearing::Room).min_by(nearest).cloned() {
+            return Self::Reproduced { by };
+        }
+        let mut alike = of(Bearing::OwnArithmetic).chain(of(Bearing::Comparable));
         untestable(alike.next().or(figures.first()))
     }
 
@@ -128,13 +135,11 @@ impl Verdict {
 
     /// How far that figure is from what was stated, in words.
     pub fn difference(&self, stated: Option<Stated>) -> Option<String> {
-        let (stated, figure) = stated.zip(self.figure())?;
-        let same = stated.unit == figure.unit;
-        same.then(|| stated.unit.difference(stated.value(), figure.value))
+        self.figure()?.difference(stated)
     }
 
-    /// The verdict in a sentence with its numbers.
-    pub fn words(&self, stated: Option<Stated>) -> String {
+    /// What the verdict rests on, with its numbers.
+    pub fn reason(&self, stated: Option<Stated>) -> String {
         let figure = self.figure().map(|f| {
             let off = self
                 .difference(stated)
@@ -142,17 +147,16 @@ impl Verdict {
             format!("{} = {} ({off}{})", f.what, f.words(), f.basis.words())
         });
         match (self, figure) {
-            (Self::NotTestable { why, .. }, Some(figure)) => {
-                format!("not testable here: {why}; beside it: {figure}")
-            }
-            (Self::NotTestable { why, .. }, None) => format!("not testable here: {why}"),
-            (Self::ArithmeticError { .. }, Some(figure)) => {
-                format!("arithmetic error: {figure}")
-            }
-            (decided, figure) => {
-                format!("{} by {}", decided.name(), figure.unwrap_or_default())
-            }
+            (Self::NotTestable { why, .. }, None) => why.clone(),
+            (Self::NotTestable { why, .. }, Some(figure)) => format!("{why}; beside it: {figure}"),
+            (Self::ArithmeticError { .. }, figure) => figure.unwrap_or_default(),
+            (_, figure) => format!("by {}", figure.unwrap_or_default()),
         }
+    }
+
+    /// The verdict in a sentence with its numbers.
+    pub fn words(&self, stated: Option<Stated>) -> String {
+        format!("{}: {}", self.name(), self.reason(stated))
     }
 }
 
@@ -168,7 +172,7 @@ mod tests {
 
     fn judged(figures: &[(f64, Bearing)]) -> Verdict {
         let figure = |&(value, bearing): &(f64, Bearing)| {
-            Figure::arithmetic("it", value, Unit::Ratio).bears(bearing)
+            Figure::counted("it", value, Unit::Ratio).bears(bearing)
         };
         let figures: Vec<Figure> = figures.iter().map(figure).collect();
         Verdict::of(Some(STATED), &figures, "nobody knows")
@@ -214,10 +218,11 @@ mod tests {
             (&[(7.35, Room)], "reproduced", Some("+50.0 %")),
             (&[(2.45, Room)], "contradicted", Some("-50.0 %")),
             (
-                &[(7.35, Context), (98.0, Context)],
+                &[(1.0, Context), (7.35, Comparable), (98.0, Comparable)],
                 "not testable here",
                 Some("+50.0 %"),
             ),
+            (&[(7.35, Context)], "not testable here", None),
             (&[], "not testable here", None),
         ] {
             let verdict = judged(figures);
@@ -243,14 +248,34 @@ mod tests {
     }
 
     #[test]
+    fn what_others_published_decides_nothing_and_arithmetic_reproduces_nothing() {
+        let judged = |figure: Figure| {
+            let verdict = Verdict::of(Some(STATED), &[figure.bears(Bearing::Same)], "others");
+            (verdict.name(), verdict.difference(Some(STATED)))
+        };
+        for value in [4.9, 9.8] {
+            for figure in [
+                Figure::published("it", value, Unit::Ratio, "its own paper"),
+                Figure::computed("it", value, Unit::Ratio, "its own paper"),
+            ] {
+                assert_eq!(judged(figure).0, "not testable here");
+            }
+        }
+        let arithmetic = |value| judged(Figure::arithmetic("it", value, Unit::Ratio));
+        assert_eq!(arithmetic(4.9).0, "not testable here");
+        assert_eq!(arithmetic(9.8), ("contradicted", Some("+100.0 %".into())));
+        assert_eq!(judged(Figure::plan("it", 5.0, Unit::Ratio)).0, "reproduced");
+    }
+
+    #[test]
     fn a_verdict_is_told_with_its_numbers() {
         assert_eq!(
             judged(&[(5.0, Bearing::OwnArithmetic)]).words(Some(STATED)),
-            "arithmetic error: it = 5.00 × (+2.0 %; arithmetic)"
+            "arithmetic error: it = 5.00 × (+2.0 %; counted)"
         );
         assert_eq!(
             judged(&[(9.8, Bearing::Same)]).words(Some(STATED)),
-            "contradicted by it = 9.80 × (+100.0 %; arithmetic)"
+            "contradicted: by it = 9.80 × (+100.0 %; counted)"
         );
         assert_eq!(
             judged(&[]).words(Some(STATED)),

@@ -107,6 +107,7 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
     let mut session = Session {
         args,
         device: device::name(&device),
+        gpu: device::gpu(&device)?,
         driver: device::driver(&device)?,
         machine,
         limits: &limits,
@@ -146,6 +147,7 @@ fn check_files(args: &RunArgs) -> Result<()> {
 struct Session<'a> {
     args: &'a RunArgs,
     device: String,
+    gpu: Option<String>,
     driver: Option<String>,
     machine: Machine,
     limits: &'a Device,
@@ -203,9 +205,10 @@ impl Session<'_> {
             timestamp,
             machine: self.machine.clone(),
             device: self.device.clone(),
+            gpu: self.gpu.clone(),
             driver: self.driver.clone(),
             threads: rayon::current_num_threads(),
-            limits: expect::limits(self.limits),
+            limits: self.limits.limits(),
             request: plan.request.clone(),
             scheduler: self.sampler,
             model_fingerprint: self.fingerprint.clone(),

@@ -8,9 +8,10 @@ mod table;
 
 use std::path::{Path, PathBuf};
 
-use super::{stdout, whole_file};
+use super::{stdout, whole_file, width};
 use crate::claims::grounds::Grounds;
 use crate::claims::{Checked, check};
+use plot::Plot;
 
 const HELP: &str = "\
 Examples:
@@ -20,8 +21,9 @@ Examples:
   darkroom validate --json int8.jsonl && darkroom claims W5 W11 --run int8.jsonl
   darkroom claims --report claims/       # REPORT.md and its plots
 
-Without --run, the runs that come with the program are taken. A figure of another device or under other
-conditions is shown as that and judges nothing; times of a GPU that no run is from are forecasts.";
+Without --run, the runs that come with the program are taken, which no machine of yours has made. A \
+figure of another device or under other conditions is shown as that and judges nothing; times of a GPU \
+that no run is from are forecasts.";
 
 /// What was typed.
 #[derive(clap::Args)]
@@ -54,45 +56,49 @@ pub struct Args {
 
 /// Checks and prints.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    if let Some(folder) = &args.report {
-        whole_file::check_folder(folder)?;
-        for name in FILES {
-            whole_file::check_name(&folder.join(name), args.force)?;
-        }
-    }
     let records = read::records(&args.runs)?;
+    let runs = match args.runs.is_empty() {
+        true => "runs in the program",
+        false => "runs given",
+    };
     let grounds = Grounds::new(records.runs, records.validations)?;
     let checked = check(&args.ids, &grounds)?;
+    let markdown = || markdown::text(&checked, &grounds, runs);
     match &args.report {
-        Some(folder) => report(folder, args.force, &checked, &grounds),
+        Some(folder) => report(folder, args.force, markdown(), &checked, &grounds),
         None if args.json => stdout::json(&record::Record::new(&checked, &grounds)),
-        None if args.markdown => stdout::bytes(markdown::text(&checked, &grounds).as_bytes()),
-        None => stdout::bytes(table::text(&checked, &grounds).as_bytes()),
+        None if args.markdown => stdout::bytes(markdown().as_bytes()),
+        None => {
+            let text = table::text(&checked, &grounds, runs, width::columns());
+            stdout::bytes(text.as_bytes())
+        }
     }
 }
-
-/// Files of a report.
-const FILES: [&str; 4] = [
-    "REPORT.md",
-    "differences.svg",
-    "batch-memory.svg",
-    "cost-latency.svg",
-];
 
 /// Everything is made before anything is written.
 fn report(
     folder: &Path,
     force: bool,
+    markdown: String,
     checked: &[Checked],
     grounds: &Grounds,
 ) -> anyhow::Result<()> {
-    let text = markdown::text(checked, grounds).into_bytes();
-    let [differences, memory, cost] = plot::all(checked, grounds)?;
-    for (name, bytes) in FILES.iter().zip([text, differences, memory, cost]) {
-        let path = folder.join(name);
-        whole_file::make_folder_of(&path)?;
-        whole_file::write(&path, force, &bytes)?;
+    whole_file::check_folder(folder)?;
+    let mut files = vec![("REPORT.md", markdown.into_bytes())];
+    for plot in Plot::of(checked) {
+        files.push((plot.file(), plot.bytes(checked, grounds)?));
     }
-    let names = FILES.map(|name| folder.join(name).display().to_string());
+    let paths: Vec<PathBuf> = files.iter().map(|(name, _)| folder.join(name)).collect();
+    for path in &paths {
+        whole_file::check_name(path, force)?;
+    }
+    for (path, (_, bytes)) in paths.iter().zip(&files) {
+        whole_file::make_folder_of(path)?;
+        whole_file::write(path, force, bytes)?;
+    }
+    let names: Vec<String> = paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
     stdout::line(names.join("\n"))
 }

@@ -24,6 +24,7 @@ mod threads;
 mod units;
 mod validate;
 mod whole_file;
+mod width;
 
 use std::process::ExitCode;
 

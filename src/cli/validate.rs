@@ -66,10 +66,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let measured = measure(how, &models, &requests)?;
     let ledger = Found {
         timestamp,
-        device: match device::driver(&device)? {
-            None => device::name(&device),
-            Some(driver) => format!("{} ({driver})", device::name(&device)),
-        },
+        device: device::name(&device),
+        gpu: device::gpu(&device)?,
         sampler,
         fingerprints,
         prompts: prompts.len(),

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::measure::memory;
+use crate::measure::record::Limits;
 use crate::ops::cpu::{Rows, Threads, gemm_nn};
 use crate::ops::int8::kernel::Kernel;
 use crate::ops::int8::{Packed, Quantised, product};
@@ -179,6 +180,12 @@ pub static GPUS: [Device; 9] = [
     ),
 ];
 
+/// Words that a driver's name for a GPU of the table may have beside the table's own. Others (`PCIe`,
+/// `NVL`, `40GB`, `Laptop`, `MIG` …) are of boards with other limits.
+const MORE_WORDS: [&str; 8] = [
+    "nvidia", "geforce", "sxm4", "sxm5", "80gb", "hbm2e", "hbm3", "hbm3e",
+];
+
 /// Edge of the square matrices whose product is timed: 12 MiB in all, which stay in the last cache.
 const GEMM_EDGE: usize = 1024;
 
@@ -192,6 +199,33 @@ impl Device {
     /// A GPU of the table by its name.
     pub fn gpu(name: &str) -> Option<Self> {
         GPUS.iter().find(|device| device.name == name).cloned()
+    }
+
+    /// The GPU of the table that a driver calls so: `NVIDIA H100 80GB HBM3` is `h100`. `None` of every
+    /// other, boards of the same chip with other limits included.
+    pub fn called(driver_name: &str) -> Option<Self> {
+        let name = driver_name.to_lowercase();
+        let words: Vec<&str> = name.split([' ', '-']).filter(|w| !w.is_empty()).collect();
+        let is = |device: &&Self| {
+            let own: Vec<&str> = device.name.split('-').collect();
+            let known = |word: &&str| own.contains(word) || MORE_WORDS.contains(word);
+            own.iter().all(|word| words.contains(word)) && words.iter().all(known)
+        };
+        GPUS.iter().find(is).cloned()
+    }
+
+    /// Its limits, as a benchmark records them.
+    pub fn limits(&self) -> Limits {
+        let giga = |per_s: f64| per_s / 1e9;
+        Limits {
+            name: self.title.clone().into_owned(),
+            f32_gflop_per_s: giga(self.peaks.f32),
+            bf16_gflop_per_s: giga(self.peaks.bf16),
+            f16_gflop_per_s: giga(self.peaks.f16),
+            int8_gop_per_s: self.peaks.int8.map(giga),
+            gb_per_s: giga(self.bytes_per_s),
+            source: self.source.to_owned(),
+        }
     }
 
     /// This machine's CPU with all threads of the pool: the best of several float32 matrix products
@@ -223,7 +257,8 @@ impl Device {
     pub fn here(device: &candle_core::Device) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if device.is_cuda() {
-            let mut gpu = Self::of_driver(&crate::cuda::facts(device)?);
+            let facts = crate::cuda::facts(device)?;
+            let mut gpu = Self::called(&facts.name).unwrap_or_else(|| Self::of_driver(&facts));
             gpu.name = crate::device::name(device).into();
             gpu.memory_bytes = crate::cuda::free_bytes(device)?;
             return Ok(gpu);
@@ -374,6 +409,37 @@ mod tests {
                 assert!(near, "{name}: {told:?}, {table:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_gpu_is_known_by_its_drivers_name_and_no_other_board_is_taken_for_it() {
+        for (called, name) in [
+            ("NVIDIA H100 80GB HBM3", Some("h100")),
+            ("NVIDIA H800", Some("h800")),
+            ("NVIDIA H200", Some("h200")),
+            ("NVIDIA A100-SXM4-80GB", Some("a100")),
+            ("NVIDIA L40S", Some("l40s")),
+            ("NVIDIA L4", Some("l4")),
+            ("NVIDIA GeForce RTX 4090", Some("rtx-4090")),
+            ("NVIDIA B200", Some("b200")),
+            ("NVIDIA H100 PCIe", None),
+            ("NVIDIA H100 NVL", None),
+            ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+            ("NVIDIA GH200 480GB", None),
+            ("NVIDIA A100-SXM4-40GB", None),
+            ("NVIDIA A100 80GB PCIe", None),
+            ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+            ("NVIDIA L40", None),
+            ("Tesla T4", None),
+            ("", None),
+        ] {
+            let device = Device::called(called);
+            assert_eq!(device.as_ref().map(|d| d.name.as_ref()), name, "{called}");
+        }
+        let limits = Device::called("NVIDIA H100 80GB HBM3").map(|device| device.limits());
+        let limits = limits.expect("it is in the table");
+        assert_eq!(limits.name, "NVIDIA H100 SXM");
+        assert_eq!(limits.f16_gflop_per_s, 989_400.0);
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub struct Run {
     pub machine: Machine,
     /// `cpu`, `cuda:0` …
     pub device: String,
+    /// The GPU's own name; `null` on the CPU.
+    #[serde(default)]
+    pub gpu: Option<String>,
     /// The GPU's name and driver; `null` on the CPU.
     pub driver: Option<String>,
     /// Threads of the CPU work.

@@ -31,8 +31,11 @@ pub struct Ledger {
     pub timestamp: String,
     /// Where it ran.
     pub machine: Machine,
-    /// `cpu`, `cuda:0 (NVIDIA …)`.
+    /// `cpu`, `cuda:0` …
     pub device: String,
+    /// The GPU's own name; `null` on the CPU.
+    #[serde(default)]
+    pub gpu: Option<String>,
     /// Threads of the CPU work.
     pub threads: usize,
     /// Of the twin's first run; further runs have other prompts and seeds.

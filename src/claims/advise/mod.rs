@@ -122,7 +122,7 @@ pub struct Offer {
     pub bound_s: f64,
     /// The same, calibrated.
     pub latency_s: f64,
-    /// Images at once that are worth it.
+    /// Images at once that are worth it: no more than arrive, and else 8 where MLPerf's results are asked.
     pub batch: usize,
     /// Seconds of that batch, calibrated.
     pub batch_s: f64,
@@ -132,8 +132,8 @@ pub struct Offer {
     pub gain: f64,
     /// At full load.
     pub dollars_per_image: f64,
-    /// At full load and the board's full power: the most that the board can take.
-    pub joules_at_most: f64,
+    /// At full load, of the board at its full power (TDP); its host is not counted.
+    pub joules_at_tdp: f64,
     /// That make the workload.
     pub gpus: usize,
     /// Whether one image fits and is within the latency asked for.
@@ -216,7 +216,8 @@ fn offer(
         batch <= largest_batch && in_time
     };
     let possible: Vec<(usize, f64)> = times.iter().filter(within).copied().collect();
-    let (batch, batch_bound) = useful(&possible).unwrap_or(times[0]);
+    let arrivals_per_s = workload.images_a_day / DAY_S;
+    let (batch, batch_bound) = useful(&possible, factor, arrivals_per_s).unwrap_or(times[0]);
     let batch_s = factor * batch_bound;
     let images_per_s = batch as f64 / batch_s;
     let typed = workload
@@ -236,7 +237,7 @@ fn offer(
         images_per_s,
         gain: batch as f64 * bound / batch_bound,
         dollars_per_image: cost.dollars_per_hour / HOUR_S / images_per_s,
-        joules_at_most: cost.watts / images_per_s,
+        joules_at_tdp: cost.watts / images_per_s,
         gpus: (workload.images_a_day / DAY_S / images_per_s).ceil() as usize,
         satisfies: !possible.is_empty(),
         device: device.clone(),
@@ -244,14 +245,20 @@ fn offer(
     }
 }
 
-/// Of batches and their seconds, the smallest that has 94 % of the best throughput. At a device's
-/// limits one image has that; real devices were measured to need eight ([`MLPERF_BATCH`]), so no
-/// smaller one is taken where eight can be had.
-fn useful(possible: &[(usize, f64)]) -> Option<(usize, f64)> {
+/// Of batches and their seconds at a device's limits, the smallest with which one GPU keeps up with
+/// arrivals: more images than that do not wait at once. Where none does, the smallest that has 94 % of
+/// the best throughput. At a device's limits one image has that; real devices were measured to need
+/// eight ([`MLPERF_BATCH`]), so no smaller one is taken where eight can be had.
+fn useful(possible: &[(usize, f64)], factor: f64, arrivals_per_s: f64) -> Option<(usize, f64)> {
     let rate = |&(batch, seconds): &(usize, f64)| batch as f64 / seconds;
     let best = possible.iter().map(rate).fold(0.0, f64::max);
+    let keeps_up = |at: &&(usize, f64)| rate(at) / factor >= arrivals_per_s;
     let enough = |at: &&(usize, f64)| at.0 >= MLPERF_BATCH && rate(at) >= MLPERF_BATCH_SHARE * best;
-    possible.iter().find(enough).or(possible.last()).copied()
+    let mut batches = possible.iter();
+    let of = batches.clone().find(keeps_up);
+    of.or_else(|| batches.find(enough))
+        .or(possible.last())
+        .copied()
 }
 
 #[cfg(test)]
@@ -269,12 +276,23 @@ mod tests {
 
     #[test]
     fn the_useful_batch_is_the_smallest_with_nearly_all_of_the_throughput() {
+        let useful = |possible: &[_]| useful(possible, 2.0, 100.0);
         // 8 images in 9 s are 0.889 a second, 95 % of 64 in 68.4 s (0.936).
         assert_eq!(useful(&[(1, 1.2), (8, 9.0), (64, 68.4)]), Some((8, 9.0)));
         // 8 in 10 s are 85 % of it.
         assert_eq!(useful(&[(1, 1.5), (8, 10.0), (64, 68.4)]), Some((64, 68.4)));
         assert_eq!(useful(&[(1, 1.0), (4, 4.0)]), Some((4, 4.0)));
         assert_eq!(useful(&[]), None);
+    }
+
+    #[test]
+    fn no_more_images_are_batched_than_arrive() {
+        let batches = [(1, 1.0), (2, 1.6), (8, 5.0)];
+        // Calibrated twice as long: 0.5, 0.625 and 0.8 images a second.
+        for (arrivals_per_s, batch) in [(0.001, 1), (0.5, 1), (0.6, 2), (0.7, 8), (10.0, 8)] {
+            let found = useful(&batches, 2.0, arrivals_per_s).expect("one is possible");
+            assert_eq!(found.0, batch, "{arrivals_per_s}");
+        }
     }
 
     #[test]
@@ -292,7 +310,7 @@ mod tests {
         let seconds = 1.0 / h100.images_per_s;
         // The last price typed counts: 7.2 / 3600 = 0.002 dollars a second; 700 W.
         assert!((h100.dollars_per_image - 0.002 * seconds).abs() < 1e-12);
-        assert!((h100.joules_at_most - 700.0 * seconds).abs() < 1e-9);
+        assert!((h100.joules_at_tdp - 700.0 * seconds).abs() < 1e-9);
         // 10⁶ images in 86,400 s: 11.57 a second.
         assert_eq!(h100.gpus, (11.574_074_074 * seconds).ceil() as usize);
         assert_eq!(h100.dollars_a_day(), h100.gpus as f64 * 172.8);

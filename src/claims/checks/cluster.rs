@@ -19,26 +19,29 @@ fn before(after: f64, gain: f64) -> f64 {
 /// What the gain says of the schedule before it. Its parts are of another quantity: no figure here
 /// judges a gain.
 pub fn w10(_: &Grounds) -> Result<Vec<Point>> {
-    let ratio = |percent: f64| percent / 100.0;
+    let (gain, after) = (GAIN.value(), RAISED.value());
     let figures = [
         (
-            "utilisation before it, at most, where all GPUs are busy after it (1 is all)",
-            before(100.0, GAIN.value()),
+            "utilisation before it, at most, if 23 % are relative and all GPUs are busy after it",
+            before(100.0, gain),
         ),
         (
-            "utilisation before it, where W8's 91 % is after it",
-            before(RAISED.value(), GAIN.value()),
+            "utilisation before it, if 23 % are relative and W8's 91 % is after it",
+            before(after, gain),
+        ),
+        (
+            "utilisation before it, if 23 % are percentage points and W8's 91 % is after it",
+            after - gain,
         ),
     ];
-    let figures =
-        figures.map(|(what, percent)| Figure::arithmetic(what, ratio(percent), Unit::Ratio));
+    let figures = figures.map(|(what, percent)| Figure::arithmetic(what, percent, Unit::Percent));
     Ok(vec![Point::new(
         "gain of a cluster's utilisation",
         Some(GAIN),
         figures.to_vec(),
         Missing {
-            why: "no trace, no baseline and no cluster are stated, and this engine has no scheduler \
-                  to simulate",
+            why: "no trace, no baseline and no cluster are stated, nor whether the gain is relative, \
+                  and this engine has no scheduler to simulate",
             measure: "no command of this build: the simulation of schedulers is not built",
         },
     )])
@@ -53,5 +56,10 @@ mod tests {
         // 100 / 1.23 = 81.3; 91 / 1.23 = 73.98.
         assert!((before(100.0, 23.0) - 81.30).abs() < 0.01);
         assert!((before(91.0, 23.0) - 73.98).abs() < 0.01);
+        let grounds = Grounds::new(Vec::new(), Vec::new()).expect("the program's own configs");
+        let point = &w10(&grounds).expect("a check")[0];
+        assert_eq!(point.figures[2].value, 68.0);
+        assert_eq!(point.verdict.name(), "not testable here");
+        assert_eq!(point.verdict.difference(point.stated), None);
     }
 }

@@ -4,6 +4,7 @@ use super::latency::SDXL;
 use super::savings::steps_for;
 use crate::claims::figure::{Bearing, Figure, Stated, Unit};
 use crate::claims::grounds::Grounds;
+use crate::claims::source::Source;
 use crate::claims::{Missing, Point};
 use crate::error::Result;
 

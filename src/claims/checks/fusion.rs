@@ -2,6 +2,7 @@
 
 use crate::claims::figure::{Bearing, Figure, Stated, Unit};
 use crate::claims::grounds::{Grounds, HALF, bound_share};
+use crate::claims::source::Sourced;
 use crate::claims::{Missing, Point};
 use crate::error::Result;
 use crate::measure::op::{Op, Work};
@@ -34,12 +35,12 @@ pub fn w6(grounds: &Grounds) -> Result<Vec<Point>> {
         .stage(Stage::TextEncode)
         .map_or(0.0, |s| s.bound(h800).ms());
     let mut figures = vec![
-        Figure::arithmetic(
+        Figure::counted(
             "operations of one step of the UNet, each after another",
             calls(Stage::Denoise) / STEPS as f64,
             Unit::Operations,
         ),
-        Figure::arithmetic(
+        Figure::counted(
             "operations of encoding the text, once an image and not once a step",
             calls(Stage::TextEncode),
             Unit::Operations,
@@ -57,19 +58,17 @@ pub fn w6(grounds: &Grounds) -> Result<Vec<Point>> {
             "h800",
         ),
     ];
-    let share = |what| (what, Unit::Percent, Bearing::Context);
-    figures.extend(
-        grounds.measured(share("text encode's share of the time"), |run| {
-            let mut stages = run.run.stages.iter();
-            let text = stages.find(|stage| stage.stage == Stage::TextEncode)?;
-            Some(100.0 * text.share?)
-        }),
-    );
-    figures.extend(
-        grounds.measured(share("share of attention over the text"), |run| {
-            Some(100.0 * run.share(is_cross_attention)?)
-        }),
-    );
+    let same = (Bearing::Context, Sourced::is_sdxl as fn(&Sourced) -> bool);
+    let text = ("text encode's share of the time", Unit::Percent);
+    figures.extend(grounds.measured(text, same, |run| {
+        let mut stages = run.run.stages.iter();
+        let text = stages.find(|stage| stage.stage == Stage::TextEncode)?;
+        Some(100.0 * text.share?)
+    }));
+    let cross = ("share of attention over the text", Unit::Percent);
+    figures.extend(grounds.measured(cross, same, |run| {
+        Some(100.0 * run.share(is_cross_attention)?)
+    }));
     Ok(vec![Point::new(
         "kernels for both networks",
         Some(KERNELS),

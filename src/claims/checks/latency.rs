@@ -38,7 +38,8 @@ pub fn w1(grounds: &Grounds) -> Result<Vec<Point>> {
         ("H100, TensorRT, 30 steps", TENSORRT_H100_S),
         ("A100, TensorRT, 30 steps", TENSORRT_A100_S),
     ] {
-        figures.push(Figure::published(what, seconds, Unit::Seconds, TENSORRT));
+        let figure = Figure::published(what, seconds, Unit::Seconds, TENSORRT);
+        figures.push(figure.bears(Bearing::Comparable));
     }
     for steps in STEPS {
         let forecast = grounds.sdxl(steps, 1, HALF)?;
@@ -49,10 +50,10 @@ pub fn w1(grounds: &Grounds) -> Result<Vec<Point>> {
             "h800",
         );
         // A run of fewer steps than these would be no stress test.
-        figures.push(match steps == STEPS[0] {
-            true => bound.bears(Bearing::AtLeast),
-            false => bound,
-        });
+        figures.push(bound.bears(match steps == STEPS[0] {
+            true => Bearing::AtLeast,
+            false => Bearing::Comparable,
+        }));
         figures.push(Figure::arithmetic(
             format!("share of the H800's FP16 peak, at {steps} steps in 2.8 s"),
             utilisation(flops(&forecast), SDXL.value(), peak),
@@ -70,7 +71,7 @@ pub fn w1(grounds: &Grounds) -> Result<Vec<Point>> {
         ),
     ] {
         let steps = steps_in(SDXL.value(), TENSORRT_STEPS, seconds);
-        figures.push(Figure::arithmetic(what, steps, Unit::Steps));
+        figures.push(Figure::computed(what, steps, Unit::Steps, TENSORRT));
     }
     for run in grounds.sdxl_runs() {
         let stages = run.run.stages.iter().map(|stage| {
@@ -82,11 +83,9 @@ pub fn w1(grounds: &Grounds) -> Result<Vec<Point>> {
         let Some(seconds) = run.seconds_per_image() else {
             continue;
         };
+        let bearing = run.bears(Bearing::Same, run.is_whole_image());
         let figure = Figure::measured(what, seconds, Unit::Seconds, run);
-        figures.push(match run.is_under_conditions() {
-            true => figure.bears(Bearing::Same),
-            false => figure,
-        });
+        figures.push(figure.bears(bearing));
     }
     Ok(vec![Point::new(
         "an image",

@@ -3,6 +3,7 @@
 use crate::claims::figure::{Bearing, Figure, Stated, Unit};
 use crate::claims::grounds::{Grounds, HALF, bound_s, bound_share, is_matrix};
 use crate::claims::published::{MLPERF_H200_JOULES, MLPERF_POWER, TENSORRT_H100_S, TENSORRT_STEPS};
+use crate::claims::source::Sourced;
 use crate::claims::{Missing, Point};
 use crate::error::Result;
 
@@ -21,72 +22,64 @@ fn share_for(gain: f64) -> f64 {
     1.0 - 1.0 / gain
 }
 
-/// Bounds from the share of matrix work, energy taken as time at a constant power.
+/// What Amdahl's law leaves from a share of the time. Energy is no constant share of time, so none of it
+/// is a bound: it compares.
 pub fn w13(grounds: &Grounds) -> Result<Vec<Point>> {
+    let (gain, percent) = (Unit::Ratio, Unit::Percent);
+    let same = (
+        Bearing::Comparable,
+        Sourced::is_sdxl as fn(&Sourced) -> bool,
+    );
+    let what = "gain by Amdahl if matrix work cost nothing and energy went as time";
+    let mut figures = grounds.measured((what, gain), same, |run| {
+        Some(amdahl(run.share(is_matrix)?))
+    });
+
     let forecast = grounds.sdxl(TENSORRT_STEPS, 1, HALF)?;
     let share = bound_share(&forecast, &grounds.h800, is_matrix);
-    let joules = MLPERF_H200_JOULES;
-    // More generous than the forecast's own share: all time that a real run needs beyond it is taken for
-    // matrix work.
+    // All time that a real run needs beyond the forecast is taken for matrix work.
     let rest_s = bound_s(&forecast, &grounds.h800) * (1.0 - share);
     let generous = 1.0 - rest_s / TENSORRT_H100_S;
-    let mut figures = vec![
-        Figure::forecast(
-            "bound if matrix work cost nothing, the rest of the operations takes its least time and \
-             the whole TensorRT's 1.471 s",
-            amdahl(generous),
-            Unit::Ratio,
-            "h800",
-        )
-        .bears(Bearing::AtMost),
-        Figure::forecast(
-            "the same where matrix work takes its least time, too",
-            amdahl(share),
-            Unit::Ratio,
-            "h800",
+    for (what, share) in [
+        ("gain by Amdahl at an H800's limits, energy as time", share),
+        (
+            "the same, the rest at its limits in TensorRT's 1.471 s",
+            generous,
         ),
-        Figure::forecast(
-            "share of matrix work in the first",
-            100.0 * generous,
-            Unit::Percent,
-            "h800",
-        ),
-        Figure::arithmetic(
-            "share that must cost nothing for 17 ×",
-            100.0 * share_for(TIMES.value()),
-            Unit::Percent,
-        ),
-        Figure::published(
-            "energy of an image at the wall",
-            joules,
-            Unit::Joules,
-            MLPERF_POWER,
-        ),
-        Figure::arithmetic(
-            "energy that 17 × would leave of it",
-            joules / TIMES.value(),
-            Unit::Joules,
-        ),
-        Figure::arithmetic(
-            "energy that the first bound leaves of it",
-            joules / amdahl(generous),
-            Unit::Joules,
-        ),
-    ];
-    let bound = (
-        "bound if matrix work cost nothing",
-        Unit::Ratio,
-        Bearing::AtMost,
-    );
-    figures.extend(grounds.measured(bound, |run| Some(amdahl(run.share(is_matrix)?))));
+    ] {
+        let figure = Figure::forecast(what, amdahl(share), gain, "h800");
+        figures.push(figure.bears(Bearing::Comparable));
+    }
+    figures.push(Figure::arithmetic(
+        "share of the energy that must cost nothing for 17 ×",
+        100.0 * share_for(TIMES.value()),
+        percent,
+    ));
+    let joules = MLPERF_H200_JOULES;
+    figures.push(Figure::published(
+        "energy of an image at the wall",
+        joules,
+        Unit::Joules,
+        MLPERF_POWER,
+    ));
+    figures.push(Figure::computed(
+        "energy that 17 × would leave of it",
+        joules / TIMES.value(),
+        Unit::Joules,
+        MLPERF_POWER,
+    ));
+    let energy = ("energy of an image, of the GPU by NVML", Unit::Joules);
+    figures.extend(grounds.measured(energy, same, Sourced::joules_per_image));
     Ok(vec![Point::new(
         "energy of an image",
         Some(TIMES),
         figures,
         Missing {
-            why: "no share of matrix work on an H800 or H100 is given",
-            measure: "its share of the time: darkroom bench --model synthetic:sdxl-base --by op \
-                      --json ops.jsonl; joules: no command of this build",
+            why: "there are no photonic units here, and the energy of matrix work alone is not measured: \
+                  its share of the time is not its share of the energy",
+            measure: "no command for the gain; matrix work's share of the time: darkroom bench --model \
+                      sdxl-base --size 1024 --by op --device cuda --json gpu.jsonl; joules an image: \
+                      the same without --by op",
         },
     )])
 }
@@ -95,9 +88,10 @@ pub fn w13(grounds: &Grounds) -> Result<Vec<Point>> {
 mod tests {
     use super::*;
     use crate::claims::grounds::tests::grounds;
+    use crate::claims::source::tests::on_gpu;
 
     #[test]
-    fn the_rest_bounds_the_gain() {
+    fn the_rest_limits_the_gain() {
         assert_eq!((amdahl(0.75), amdahl(0.0)), (4.0, 1.0));
         // 16 / 17 = 94.1 %.
         assert!((share_for(17.0) - 0.9412).abs() < 1e-4);
@@ -105,21 +99,25 @@ mod tests {
     }
 
     #[test]
-    fn measured_shares_bound_it_by_device() {
+    fn shares_of_time_are_told_and_judge_nothing() {
         let point = &w13(&grounds()).expect("a check")[0];
-        let measured: Vec<f64> = point
-            .figures
-            .iter()
-            .filter(|f| f.is_measured())
-            .map(|f| f.value)
-            .collect();
         // 96.53 % of sdxl-base-512-f32: 1 / 0.0347 = 28.8.
-        assert!((measured[0] - 28.8).abs() < 0.1, "{measured:?}");
+        let first = &point.figures[0];
         assert!(
-            point
-                .figures
-                .iter()
-                .all(|f| !f.is_measured() || f.bearing == Bearing::Context)
+            first.is_measured() && (first.value - 28.8).abs() < 0.1,
+            "{first:?}"
         );
+        assert_eq!(point.verdict.name(), "not testable here");
+        assert_eq!(point.verdict.figure(), Some(first));
+        let joules = |f: &&Figure| f.is_measured() && f.unit == Unit::Joules;
+        assert!(!point.figures.iter().any(|f| joules(&f)));
+
+        let runs = vec![on_gpu("NVIDIA H800", 2.7)];
+        let grounds = Grounds::new(runs, Vec::new()).expect("the program's own configs");
+        let point = &w13(&grounds).expect("a check")[0];
+        assert_eq!(point.verdict.name(), "not testable here");
+        // 10 J in each of four stages.
+        let energy = point.figures.iter().find(joules).expect("the GPU told");
+        assert_eq!(energy.value, 40.0);
     }
 }

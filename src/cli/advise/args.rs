@@ -16,8 +16,9 @@ Examples:
   darkroom advise --images-per-day 40000000 --steps 20 --latency 2 --quality mlperf
   darkroom advise --precision half --price h100=1.99 --price l40s=0.55 --plot cost.svg
 
-Times are forecasts at a device's limits, times a factor from public figures whose errors are printed.
-darkroom itself has been timed on none of these devices.";
+Times are forecasts at a device's limits, times a factor from public figures whose errors are \
+printed. darkroom itself has been timed on none of these devices. A bound of quality chooses what the \
+UNet may compute in, and nothing else: no picture is looked at.";
 
 /// What was typed after `darkroom advise`.
 #[derive(clap::Args)]
@@ -47,7 +48,7 @@ pub struct Args {
     #[arg(long, value_name = "TYPE", value_delimiter = ',')]
     precision: Vec<PrecisionChoice>,
 
-    /// What pictures must be like
+    /// What pictures must be like, which chooses among precisions alone
     #[arg(
         long,
         value_name = "BOUND",
@@ -152,7 +153,8 @@ impl FromStr for Price {
         let (name, dollars) = text
             .split_once('=')
             .ok_or("a price is NAME=USD, such as h100=2.50")?;
-        if Device::gpu(name).is_none() {
+        let name = name.trim().to_lowercase();
+        if Device::gpu(&name).is_none() {
             let names: Vec<&str> = GPUS.iter().map(|gpu| gpu.name.as_ref()).collect();
             return Err(format!(
                 "`{name}` is no device of the table: {}",
@@ -160,8 +162,8 @@ impl FromStr for Price {
             ));
         }
         Ok(Self {
-            device: name.to_owned(),
             dollars: positive(dollars)?,
+            device: name,
         })
     }
 }
@@ -180,6 +182,7 @@ mod tests {
     fn prices_are_read_or_refused() {
         let price: Price = "h100=2.5".parse().expect("a price");
         assert_eq!((price.device.as_str(), price.dollars), ("h100", 2.5));
+        assert_eq!("H100=2.5".parse(), Ok(price));
         for bad in ["h100", "abacus=1", "h100=", "h100=-1", "h100=inf", "h100=0"] {
             assert!(bad.parse::<Price>().is_err(), "{bad}");
         }

@@ -7,7 +7,7 @@ use crate::claims::advise::{self, Workload};
 use crate::claims::published::{MLPERF_H200_JOULES, MLPERF_POWER};
 
 /// Form of the record; raised when a reader could misread it.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// An advice.
 #[derive(Serialize)]
@@ -52,7 +52,7 @@ struct Offer<'a> {
     images_per_s: f64,
     dollars_per_image: f64,
     board_watts: f64,
-    joules_per_image_at_most: f64,
+    board_joules_per_image_at_tdp: f64,
     gpus: usize,
     dollars_per_day: f64,
     satisfies: bool,
@@ -138,7 +138,7 @@ impl<'a> Offer<'a> {
             images_per_s: offer.images_per_s,
             dollars_per_image: offer.dollars_per_image,
             board_watts: offer.cost.watts,
-            joules_per_image_at_most: offer.joules_at_most,
+            board_joules_per_image_at_tdp: offer.joules_at_tdp,
             gpus: offer.gpus,
             dollars_per_day: offer.dollars_a_day(),
             satisfies: offer.satisfies,

@@ -20,8 +20,9 @@ Examples:
   darkroom bench --by op,step --repeat 5 --trace trace.json     # open it in ui.perfetto.dev
   darkroom bench compare before.jsonl after.jsonl --fail-above 5
 
-Forecast is the time at the device's limits, achieved the share of them that was reached; what caches
-hold can be faster.";
+Forecast is the time at the device's limits, achieved the share of them that was reached; what \
+caches hold can be faster. A CPU's limits are measured; a GPU's are those of the device table \
+(`darkroom plan --device all`), of another GPU by the clocks that its driver tells.";
 
 /// What was typed.
 #[derive(clap::Args, Debug)]

@@ -4,7 +4,7 @@ use crate::forecast::Forecast;
 use crate::forecast::device::Device;
 use crate::forecast::roofline::{Bound, Limit};
 use crate::measure::op::Work;
-use crate::measure::record::{Expected, Limits};
+use crate::measure::record::Expected;
 use crate::observe::Stage;
 
 /// A run's forecast on a device.
@@ -35,19 +35,5 @@ impl Expectation<'_> {
     pub fn op_ms(&self, stage: Stage, work: &Work) -> Option<f64> {
         let dtype = self.forecast.stage(stage)?.dtype;
         Some(Bound::of(work, dtype, self.device).ms())
-    }
-}
-
-/// A device's limits on record.
-pub fn limits(device: &Device) -> Limits {
-    let giga = |per_s: f64| per_s / 1e9;
-    Limits {
-        name: device.title.clone().into_owned(),
-        f32_gflop_per_s: giga(device.peaks.f32),
-        bf16_gflop_per_s: giga(device.peaks.bf16),
-        f16_gflop_per_s: giga(device.peaks.f16),
-        int8_gop_per_s: device.peaks.int8.map(giga),
-        gb_per_s: giga(device.bytes_per_s),
-        source: device.source.to_owned(),
     }
 }

@@ -18,8 +18,21 @@ pub struct Contents {
 /// Reads a file of runs. A run of another schema is passed over; anything else that is no run is an
 /// error that names its line.
 pub fn read(path: &Path) -> Result<Contents> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
-    parse(path, &text)
+    parse(path, &text(path)?)
+}
+
+/// The text of a file of records.
+pub fn text(path: &Path) -> Result<String> {
+    if path.is_dir() {
+        return Err(Error::file(path, "is a folder: give a file of records"));
+    }
+    let bytes = std::fs::read(path).map_err(|e| Error::file(path, e))?;
+    String::from_utf8(bytes).map_err(|_| {
+        Error::file(
+            path,
+            "is no text, and records are JSON: give a file of records",
+        )
+    })
 }
 
 /// The same of a text that `path` names.
@@ -31,7 +44,12 @@ fn parse(path: &Path, text: &str) -> Result<Contents> {
     for line in lines(path, text)? {
         match line.schema == u64::from(SCHEMA) {
             true => contents.runs.push(line.run()?),
-            false => contents.skipped.push(line.of_another_schema(SCHEMA)),
+            false => {
+                let problem = line.of_another_schema(SCHEMA);
+                contents
+                    .skipped
+                    .push(format!("{}: {problem}", path.display()));
+            }
         }
     }
     match contents.runs.is_empty() && contents.skipped.is_empty() {
@@ -61,12 +79,16 @@ pub fn lines<'a>(path: &'a Path, text: &str) -> Result<Vec<Line<'a>>> {
         let wrong = |problem: String| Error::file(path, format!("line {number}: {problem}"));
         let value: Value = serde_json::from_str(line)
             .map_err(|e| wrong(format!("not one JSON value a line: {e}")))?;
+        let problem = match value.get("schema") {
+            Some(_) => "its `schema` is no whole number",
+            None => "it has no `schema`",
+        };
         let schema = value.get("schema").and_then(Value::as_u64);
         Ok(Line {
             path,
             number,
             schema: schema
-                .ok_or_else(|| wrong("not a record of darkroom's: it has no `schema`".into()))?,
+                .ok_or_else(|| wrong(format!("not a record of darkroom's: {problem}")))?,
             value,
         })
     });
@@ -81,16 +103,8 @@ impl Line<'_> {
 
     /// That it is of another schema than the one that is read.
     pub fn of_another_schema(&self, read: u32) -> String {
-        let Self {
-            path,
-            number,
-            schema,
-            ..
-        } = self;
-        format!(
-            "{}: line {number} has schema {schema}, and this darkroom reads schema {read}",
-            path.display()
-        )
+        let Self { number, schema, .. } = self;
+        format!("line {number} has schema {schema}, and this darkroom reads schema {read}")
     }
 
     /// The benchmark that it is, if its schema is [`SCHEMA`].

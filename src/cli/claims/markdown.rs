@@ -1,7 +1,7 @@
 //! The report.
 
-use super::FILES;
-use super::table::{HEAD, measured_on, readings, row, summary};
+use super::plot::Plot;
+use super::table::{HEAD, heading, measure, measured_on, row, sentence, summary};
 use crate::claims::advise::calibration::NOTES;
 use crate::claims::figure::{Bearing, Figure};
 use crate::claims::grounds::Grounds;
@@ -12,18 +12,20 @@ const INTRODUCTION: &str = "\
 Made by `darkroom claims --report DIR`. The claims are of a Chinese white paper, *AIGC compute
 consumption: the architecture cost difference of Stable Diffusion and Midjourney* (2025-05, an H800
 cluster), here in our words. A verdict follows from the numbers by rules that are the same for all
-(src/claims/verdict.rs): *same* figures judge, a *bound* can only exclude,
-*context* is another device, other conditions or another quantity, and judges nothing. Differences are
-those of a figure from the stated number. A forecast is a lower bound at the limits of a datasheet.
+(src/claims/verdict.rs): *same* figures judge if they are this engine's or arithmetic, a *bound* can only
+exclude; *comparable* ones are the same quantity on another device or under other conditions, and *context*
+is another quantity: both judge nothing, and only what compares has a difference. What others published
+decides nothing, but for the limits of a device's datasheet, of which bounds are made. A forecast of time is
+a lower bound at these limits. A plan of memory is no bound: it is what this engine's CPU path takes, and a
+GPU's path may take more or less (W5 has its error beside a published peak).
 ";
 
 /// All of it.
-pub fn text(checked: &[Checked], grounds: &Grounds) -> String {
-    let [_, differences, memory, cost] = FILES;
+pub fn text(checked: &[Checked], grounds: &Grounds, runs: &str) -> String {
     let mut out = format!(
         "# The white paper's numbers, checked\n\n{INTRODUCTION}\n{}; {}.\n\n",
         summary(checked),
-        measured_on(grounds)
+        measured_on(grounds, runs)
     );
     out += &table(
         &HEAD,
@@ -32,10 +34,9 @@ pub fn text(checked: &[Checked], grounds: &Grounds) -> String {
             rows.map(|point| row(claim, point).to_vec())
         }),
     );
-    out += &format!(
-        "\n![Each figure over the stated number]({differences})\n\n\
-         ![Memory by batch]({memory})\n\n![Cost against latency]({cost})\n"
-    );
+    for plot in Plot::of(checked) {
+        out += &format!("\n![{}]({})\n", plot.title(), plot.file());
+    }
     for claim in checked {
         section(&mut out, claim);
     }
@@ -48,22 +49,17 @@ pub fn text(checked: &[Checked], grounds: &Grounds) -> String {
             run.conditions()
         );
     }
-    out += "\n## On the calibration of `darkroom advise` (W9)\n\n";
-    for note in NOTES {
-        out += &format!("- {note}\n");
+    if Plot::of(checked).contains(&Plot::Costs) {
+        out += "\n## On the calibration of `darkroom advise` (W9)\n\n";
+        for note in NOTES {
+            out += &format!("- {note}\n");
+        }
     }
     out
 }
 
 fn section(out: &mut String, claim: &Checked) {
-    let verdict = claim.deciding().verdict.name();
-    *out += &format!(
-        "\n## {} {}: {verdict}{}\n\n{}\n",
-        claim.claim.id,
-        claim.claim.title,
-        readings(claim),
-        claim.claim.statement
-    );
+    *out += &format!("\n## {}\n\n{}\n", heading(claim), claim.claim.statement);
     for point in &claim.points {
         let stated = point
             .stated
@@ -77,28 +73,29 @@ fn section(out: &mut String, claim: &Checked) {
             );
             *out += "\n";
         }
-        *out += &format!("{}.\n", capital(&point.verdict.words(point.stated)));
-        if !point.is_measured() {
-            *out += &format!("To measure it: {}.\n", point.measure);
+        *out += &format!("{}.\n", capital(&sentence(claim, point)));
+        if let Some(measure) = measure(claim, point) {
+            *out += &format!("To measure it: {measure}.\n");
         }
     }
 }
 
 fn cells(point: &Point, figure: &Figure) -> Vec<String> {
-    let stated = point.stated.filter(|stated| stated.unit == figure.unit);
-    let difference = stated.map(|stated| stated.unit.difference(stated.value(), figure.value));
     let bears = match figure.bearing {
         Bearing::OwnArithmetic => "the paper's own arithmetic",
         Bearing::AtLeast => "lower bound",
         Bearing::AtMost => "upper bound",
         Bearing::Room => "room up to it",
         Bearing::Same => "same",
+        Bearing::Comparable => "comparable",
         Bearing::Context => "context",
     };
     vec![
         figure.what.clone(),
         figure.words(),
-        difference.unwrap_or_else(|| NOTHING.into()),
+        figure
+            .difference(point.stated)
+            .unwrap_or_else(|| NOTHING.into()),
         figure.basis.words(),
         bears.into(),
     ]

@@ -5,7 +5,7 @@ use plotters::style::RGBColor;
 
 use crate::claims::advise::calibration::calibrations;
 use crate::claims::advise::{Workload, advise};
-use crate::claims::figure::{Basis, Figure};
+use crate::claims::figure::{Basis, Bearing, Figure};
 use crate::claims::grounds::{Grounds, HALF, INT8, peak_gb};
 use crate::claims::{Checked, Point};
 use crate::cli::advise::plot::Costs;
@@ -14,19 +14,66 @@ use crate::cli::plot::canvas::{
 };
 use crate::cli::plot::{Format, Picture, bytes};
 
-/// Differences, memory by batch, cost against latency: SVG files in that order.
-pub fn all(checked: &[Checked], grounds: &Grounds) -> anyhow::Result<[Vec<u8>; 3]> {
-    let advice = advise(grounds.model(), &Workload::default(), &calibrations()?)?;
-    Ok([
-        bytes(&Differences::of(checked), Format::Svg)?,
-        bytes(&Memory::of(grounds)?, Format::Svg)?,
-        bytes(&Costs(&advice), Format::Svg)?,
-    ])
+/// A plot of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plot {
+    /// Figures over what is stated.
+    Differences,
+    /// Memory by batch: W3, W5 and W7.
+    Memory,
+    /// Cost against latency: W9.
+    Costs,
 }
 
-/// Figures in the stated number's unit, as multiples of it.
+impl Plot {
+    /// Those that have something to show of these claims.
+    pub fn of(checked: &[Checked]) -> Vec<Self> {
+        let is_among = |ids: &[&str]| checked.iter().any(|c| ids.contains(&c.claim.id));
+        let shows = |plot: &Self| match plot {
+            Self::Differences => !Differences::of(checked).rows.is_empty(),
+            Self::Memory => is_among(&["W3", "W5", "W7"]),
+            Self::Costs => is_among(&["W9"]),
+        };
+        let all = [Self::Differences, Self::Memory, Self::Costs];
+        all.into_iter().filter(shows).collect()
+    }
+
+    /// The file's name.
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Differences => "differences.svg",
+            Self::Memory => "batch-memory.svg",
+            Self::Costs => "cost-latency.svg",
+        }
+    }
+
+    /// What it shows.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Differences => "Each figure that compares over the stated number",
+            Self::Memory => "Memory by batch",
+            Self::Costs => "Cost against latency",
+        }
+    }
+
+    /// The SVG file.
+    pub fn bytes(self, checked: &[Checked], grounds: &Grounds) -> anyhow::Result<Vec<u8>> {
+        Ok(match self {
+            Self::Differences => bytes(&Differences::of(checked), Format::Svg)?,
+            Self::Memory => bytes(&Memory::of(grounds)?, Format::Svg)?,
+            Self::Costs => {
+                let advice = advise(grounds.model(), &Workload::default(), &calibrations()?)?;
+                bytes(&Costs(&advice), Format::Svg)?
+            }
+        })
+    }
+}
+
+/// Figures that compare with a stated number, as multiples of it.
 struct Differences<'a> {
     rows: Vec<(String, Vec<(&'a Figure, f64)>)>,
+    /// Those that no logarithm has.
+    left_out: usize,
 }
 
 /// What lies beyond a hundredth or a hundredfold is drawn at the edge.
@@ -45,24 +92,29 @@ impl<'a> Differences<'a> {
         });
         let rows = rows.map(|(id, stated, point): (_, _, &Point)| {
             let label = format!("{id}  {}, {}", point.what, stated.words());
-            let figures = point.figures.iter().filter(|f| f.unit == stated.unit);
+            let figures = point.figures.iter().filter(|f| f.is_like(stated));
             let figures = figures.map(|f| (f, f.value / stated.value()));
             (label, figures.collect())
         });
-        Self {
-            rows: rows
-                .filter(|(_, figures): &(_, Vec<_>)| !figures.is_empty())
-                .collect(),
+        let mut rows: Vec<(String, Vec<(&Figure, f64)>)> = rows.collect();
+        let count = |rows: &[(_, Vec<_>)]| rows.iter().map(|(_, f)| f.len()).sum::<usize>();
+        let all = count(&rows);
+        for (_, figures) in &mut rows {
+            figures.retain(|(_, ratio)| *ratio > 0.0);
+            figures.sort_by_key(|(figure, _)| figure.bearing != Bearing::Comparable); // what judges on top
         }
+        let left_out = all - count(&rows);
+        rows.retain(|(_, figures)| !figures.is_empty());
+        Self { rows, left_out }
     }
 }
 
 fn color(basis: &Basis) -> RGBColor {
     match basis {
-        Basis::Arithmetic => ARITHMETIC,
-        Basis::Forecast { .. } => FORECAST,
+        Basis::Arithmetic | Basis::Counted => ARITHMETIC,
+        Basis::Forecast { .. } | Basis::Plan => FORECAST,
         Basis::Measured { .. } => MEASURED,
-        Basis::Published { .. } => GREY,
+        Basis::Published { .. } | Basis::Computed { .. } => GREY,
     }
 }
 
@@ -80,8 +132,12 @@ impl Picture for Differences<'_> {
             bottom: height - FOOT,
         };
         let share = |ratio: f64| (ratio.log10().clamp(-POWERS, POWERS) + POWERS) / (2.0 * POWERS);
-        let title = "figure over stated number; filled if it judges";
-        canvas.text(title, (16.0, HEAD - 34.0), 14.0, BLACK, Anchor::Start)?;
+        let left_out = match self.left_out {
+            0 => String::new(),
+            n => format!("; {n} not above 0 left out"),
+        };
+        let title = format!("figure over stated number; filled if it judges{left_out}");
+        canvas.text(&title, (16.0, HEAD - 34.0), 14.0, BLACK, Anchor::Start)?;
         for power in -POWERS as i32..=POWERS as i32 {
             let ratio = 10f64.powi(power);
             let (x, bottom) = frame.at(share(ratio), 0.0);
@@ -98,7 +154,7 @@ impl Picture for Differences<'_> {
                 let (x, _) = frame.at(share(*ratio), 0.0);
                 let color = color(&figure.basis);
                 canvas.fill([(x - 4.0, y - 5.0), (x + 4.0, y + 5.0)], color)?;
-                if figure.bearing == crate::claims::figure::Bearing::Context {
+                if figure.bearing == Bearing::Comparable {
                     let white = RGBColor(255, 255, 255);
                     canvas.fill([(x - 2.5, y - 3.5), (x + 2.5, y + 3.5)], white)?;
                 }
@@ -107,8 +163,8 @@ impl Picture for Differences<'_> {
         frame.legend(
             canvas,
             &[
-                ("arithmetic", ARITHMETIC),
-                ("forecast", FORECAST),
+                ("arithmetic, count", ARITHMETIC),
+                ("forecast, plan", FORECAST),
                 ("published", GREY),
                 ("measured", MEASURED),
             ],
@@ -171,7 +227,7 @@ impl Picture for Memory {
         let top = self.most_gb * 1.1;
         let tick = |gb: f64| (gb / top, format!("{gb} GB"));
         let ticks: Vec<_> = round_numbers(top, 10.0).into_iter().map(tick).collect();
-        frame.axes(canvas, "peak memory, 1024x1024 (forecast)", &ticks)?;
+        frame.axes(canvas, "peak memory, 1024x1024 (plan, CPU path)", &ticks)?;
         let names = self.lines.each_ref().map(|line| (line.name, line.color));
         frame.legend(canvas, &names)?;
         for (words, gb) in [
@@ -198,5 +254,44 @@ impl Picture for Memory {
         let (middle, bottom) = frame.at(0.5, 0.0);
         let words = "images at once; W7: 4 to 64";
         canvas.text(words, (middle, bottom + 29.0), 11.0, BLACK, Anchor::Middle)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claims::LEDGER;
+    use crate::claims::Missing;
+    use crate::claims::figure::{Stated, Unit};
+
+    #[test]
+    fn only_what_compares_is_drawn_and_nothing_without_a_logarithm() {
+        let ratio = |value| Figure::arithmetic("it", value, Unit::Ratio);
+        let figures = vec![
+            ratio(4.0).bears(Bearing::Same),
+            ratio(2.0).bears(Bearing::Comparable),
+            ratio(-2.0).bears(Bearing::Comparable),
+            ratio(3.0),
+        ];
+        let stated = Stated {
+            text: "4",
+            unit: Unit::Ratio,
+        };
+        let missing = || Missing {
+            why: "",
+            measure: "",
+        };
+        let checked = [Checked {
+            claim: &LEDGER[3],
+            points: vec![
+                Point::new("", Some(stated), figures, missing()),
+                Point::new("", Some(stated), vec![ratio(3.0)], missing()),
+            ],
+        }];
+        let drawn = Differences::of(&checked);
+        assert_eq!((drawn.rows.len(), drawn.left_out), (1, 1));
+        let ratios: Vec<f64> = drawn.rows[0].1.iter().map(|(_, ratio)| *ratio).collect();
+        assert_eq!(ratios, [0.5, 1.0], "what judges is drawn last");
+        assert_eq!(Plot::of(&checked), [Plot::Differences]);
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::claims::grounds::COMMITTED;
 use crate::claims::source::Sourced;
-use crate::cli::bench::file::{Line, lines};
+use crate::cli::bench::file::{Line, lines, text};
 use crate::error::{Error, Result};
 use crate::measure::record::SCHEMA;
 use crate::validate::ledger::{self, Ledger};
@@ -28,7 +28,7 @@ pub fn records(paths: &[PathBuf]) -> Result<Records> {
         }
     }
     for path in paths {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
+        let text = text(path)?;
         check_kind(path, &text)?;
         let name = path.file_name().unwrap_or(path.as_os_str());
         records.read(&name.to_string_lossy(), path, &text)?;
@@ -93,8 +93,7 @@ fn check_kind(path: &Path, text: &str) -> Result<()> {
     let Some(schema) = value.get("schema") else {
         return Ok(());
     };
-    let known = schema == SCHEMA || schema == ledger::SCHEMA;
-    match known && !is_benchmark(&value) && !is_validation(&value) {
+    match !is_benchmark(&value) && !is_validation(&value) {
         true => Err(Error::file(
             path,
             format!(

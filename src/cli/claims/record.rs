@@ -8,7 +8,7 @@ use crate::claims::grounds::Grounds;
 use crate::claims::verdict::Verdict;
 
 /// Form of the record; raised when a reader could misread it.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// All that was checked.
 #[derive(Serialize)]
@@ -48,6 +48,8 @@ struct Point<'a> {
     verdict: &'a Verdict,
     /// The deciding figure's, from what is stated.
     difference: Option<String>,
+    /// Whether it is one of several readings of an unclear text.
+    reading: bool,
     words: String,
 }
 
@@ -86,6 +88,7 @@ impl<'a> Point<'a> {
             measure: point.measure,
             verdict: &point.verdict,
             difference: point.verdict.difference(point.stated),
+            reading: point.is_reading,
             words: point.verdict.words(point.stated),
         }
     }

@@ -23,6 +23,7 @@ use crate::weights::checkpoint::Component as Part;
 pub struct Found<'a> {
     pub timestamp: String,
     pub device: String,
+    pub gpu: Option<String>,
     pub sampler: SchedulerKind,
     pub fingerprints: Pair<String>,
     pub prompts: usize,
@@ -57,6 +58,7 @@ impl Found<'_> {
             timestamp: self.timestamp,
             machine: Machine::look(),
             device: self.device,
+            gpu: self.gpu,
             threads: rayon::current_num_threads(),
             request: self.request.clone(),
             scheduler: self.sampler,

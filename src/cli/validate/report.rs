@@ -138,7 +138,7 @@ fn what(ledger: &Ledger) -> String {
         request.precision,
         counted(ledger.prompts as u64, "prompt"),
         counted(ledger.seeds, "seed"),
-        ledger.device,
+        ledger.gpu.as_ref().unwrap_or(&ledger.device),
         ledger.threads,
         ledger
             .machine
