@@ -230,6 +230,10 @@ CALL cuDeviceGetName(char *name, int bytes, int) {
   snprintf(name, bytes, "an emulated GPU, whose times are the emulation's");
   return SUCCESS;
 }
+CALL cuDeviceGetPCIBusId(char *bus, int bytes, int ordinal) {
+  snprintf(bus, bytes, "00000000:%02x:00.0", ordinal + 1);
+  return SUCCESS;
+}
 CALL cuDeviceGetAttribute(int *value, int attribute, int) {
   switch (attribute) {
     case 1: *value = emu::MAX_THREADS; break;                // threads per block
