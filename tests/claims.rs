@@ -381,12 +381,20 @@ fn a_validation_is_read_beside_a_benchmark_and_only_what_it_counted_is_measured(
         (&json!("same"), &json!(true))
     );
 
-    // On a GPU it is the program's own memory that was counted, and not the GPU's.
+    // On a GPU the pool is counted, and no part of the model.
     let mut on_gpu = validation.clone();
-    on_gpu["device"] = "cuda:0".into();
-    on_gpu["gpu"] = "NVIDIA H800".into();
+    (on_gpu["device"], on_gpu["gpu"]) = (json!("cuda:0"), json!("NVIDIA H100 80GB HBM3"));
+    for part in on_gpu["memory"]["components"]
+        .as_array_mut()
+        .expect("a list")
+    {
+        for side in ["twin", "int8"] {
+            part["memory"][side]["measured_bytes"] = Value::Null;
+        }
+    }
     let (figures, measured) = w5(&on_gpu);
-    assert_eq!((figures.len(), &measured), (0, &json!(false)));
+    assert_eq!((figures.len(), &measured), (1, &json!(true)));
+    assert_eq!(figures[0]["basis"]["device"], "NVIDIA H100 80GB HBM3");
 
     // What was forecast alone is not measured.
     for stage in validation["memory"]["stages"]

@@ -101,13 +101,6 @@ pub fn is_sdxl(request: &Request) -> bool {
     request.model.ends_with("sdxl-base")
 }
 
-impl Sourced<Ledger> {
-    /// Whether its memory is that of its device: a GPU's is not counted.
-    pub fn has_memory(&self) -> bool {
-        self.run.device == CPU
-    }
-}
-
 impl Sourced<Run> {
     /// The GPU of the device table that it ran on.
     fn gpu(&self) -> Option<Device> {

@@ -43,7 +43,7 @@ fn validated(validation: &Sourced<Ledger>) -> Vec<Figure> {
     let Ledger {
         request, memory, ..
     } = &validation.run;
-    if !is_sdxl(request) || !validation.has_memory() {
+    if !is_sdxl(request) {
         return Vec::new();
     }
     let conditions = validation.conditions();
