@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -86,6 +86,14 @@ pub enum Event<'a> {
     StageEnd {
         /// Which.
         stage: Stage,
+    },
+    /// A stage's result overflowed in half precision: it is made once more, without steps, in `dtype`,
+    /// and whatever follows in that stage too.
+    Retry {
+        /// Which stage.
+        stage: Stage,
+        /// A type with float32's range.
+        dtype: DType,
     },
     /// A result worth a look, under the name it has in a dump (`context`, `latents_000`, `pixels` …).
     Tensor {

@@ -5,6 +5,8 @@
 //!
 //! Source: huggingface/diffusers, `pipelines/stable_diffusion_xl/` (text-to-image and image-to-image).
 
+use std::sync::OnceLock;
+
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
@@ -30,7 +32,10 @@ pub struct Pipeline {
     text: TextStage,
     unet: Unet,
     vae: Vae,
+    /// The VAE in a type of float32's range, once it has overflowed in float16.
+    wide_vae: OnceLock<Vae>,
     scheduler: SchedulerConfig,
+    checkpoint: Checkpoint,
     device: Device,
 }
 
@@ -75,10 +80,7 @@ impl Pipeline {
                 Unet::load(unet_config, vb)
             })?;
             let vae = step(observer, Stage::Load, steps - 1, |_| {
-                let dtype = match device.is_cpu() {
-                    true => vae_dtype(&vae_config, precision),
-                    false => vae_dtype_on_gpu(&vae_config, precision),
-                };
+                let dtype = vae_dtype(&vae_config, precision, device);
                 Vae::load(
                     vae_config,
                     checkpoint.weights(Component::Vae, dtype, device)?,
@@ -88,7 +90,9 @@ impl Pipeline {
                 text: TextStage::new(parts, checkpoint.force_zeros_for_empty_prompt()),
                 unet,
                 vae,
+                wide_vae: OnceLock::new(),
                 scheduler,
+                checkpoint: checkpoint.clone(),
                 device: device.clone(),
             })
         })
@@ -143,8 +147,8 @@ impl Pipeline {
         })?;
         let clean = match &start.init_image {
             None => None,
-            Some(image) => Some(stage(observer, Stage::VaeEncode, 1, |_| {
-                self.encode_image(image, &shape, &mut noise)
+            Some(image) => Some(stage(observer, Stage::VaeEncode, 1, |observer| {
+                self.encode_image(image, &shape, &mut noise, observer)
             })?),
         };
         let steps = schedule.steps.len();
@@ -257,6 +261,7 @@ impl Pipeline {
         image: &RgbImage,
         shape: &[usize; 4],
         noise: &mut Noise,
+        observer: &mut dyn Observer,
     ) -> Result<Tensor> {
         let [batch, latent, h, w] = *shape;
         let (width, height) = (image.width() as usize, image.height() as usize);
@@ -272,8 +277,11 @@ impl Pipeline {
         let pixels = bytes.to_dtype(DType::F32)?.permute((0, 3, 1, 2))?; // [1, 3, H, W]
         // The reference goes through 0…1, which rounds differently from one multiplication.
         let pixels = ((pixels / 255.0)? * 2.0)?.affine(1.0, -1.0)?;
-        let posterior = self.vae.encode(&pixels)?;
-        check_finite(Stage::VaeEncode, "latents", &posterior.mean)?;
+        let posterior = self.by_vae(observer, |vae, _| {
+            let posterior = vae.encode(&pixels)?;
+            check_finite(Stage::VaeEncode, "latents", &posterior.mean)?;
+            Ok(posterior)
+        })?;
         let samples = (0..batch)
             .map(|i| {
                 let own = &mut noise[i..i + 1];
@@ -310,17 +318,41 @@ impl Pipeline {
             let mut images = Vec::with_capacity(batch);
             for i in 0..batch {
                 let one = latents.narrow(0, i, 1)?;
-                let image = match tile.filter(|_| tiles > 1) {
-                    None => step(observer, Stage::VaeDecode, i, |_| self.vae.decode(&one))?,
-                    Some(tile) => self.vae.decode_tiled(&one, tile, |at, decode| {
-                        step(observer, Stage::VaeDecode, i * tiles + at, |_| decode())
-                    })?,
-                };
-                check_finite(Stage::VaeDecode, "pixels", &image)?;
-                images.push(image);
+                images.push(self.by_vae(observer, |vae, observer| {
+                    let image = match tile.filter(|_| tiles > 1) {
+                        None => step(observer, Stage::VaeDecode, i, |_| vae.decode(&one))?,
+                        Some(tile) => vae.decode_tiled(&one, tile, |at, decode| {
+                            step(observer, Stage::VaeDecode, i * tiles + at, |_| decode())
+                        })?,
+                    };
+                    check_finite(Stage::VaeDecode, "pixels", &image)?;
+                    Ok(image)
+                })?);
             }
             Ok(Tensor::cat(&images, 0)?)
         })
+    }
+
+    /// What `run` makes by the VAE. Where it overflows in float16, that is done once more with the weights
+    /// in a type of float32's range, which stay for all that follows.
+    fn by_vae<T>(
+        &self,
+        observer: &mut dyn Observer,
+        run: impl Fn(&Vae, &mut dyn Observer) -> Result<T>,
+    ) -> Result<T> {
+        let vae = self.wide_vae.get().unwrap_or(&self.vae);
+        match run(vae, observer) {
+            Err(Error::NotFinite { stage, .. }) if vae.dtype() == DType::F16 => {
+                let dtype = wide_dtype(&self.device);
+                observer.on(Event::Retry { stage, dtype })?;
+                let weights = self
+                    .checkpoint
+                    .weights(Component::Vae, dtype, &self.device)?;
+                let wide = Vae::load(vae.config().clone(), weights)?;
+                run(self.wide_vae.get_or_init(|| wide), &mut ())
+            }
+            result => result,
+        }
     }
 }
 
@@ -348,18 +380,18 @@ pub(crate) fn unet_weights(
 
 /// The type that the VAE is run in. SDXL's own overflows in f16; its config says so, and the
 /// reference decodes it in f32 too.
-pub(crate) fn vae_dtype(config: &VaeConfig, precision: Precision) -> DType {
+pub(crate) fn vae_dtype(config: &VaeConfig, precision: Precision, device: &Device) -> DType {
     match precision.vae {
-        Dtype::F16 if config.force_upcast => DType::F32,
+        Dtype::F16 if config.force_upcast => wide_dtype(device),
         dtype => dtype.candle(),
     }
 }
 
-/// The same on a GPU, where there are kernels for bf16, whose range is that of f32, but none for f32.
-fn vae_dtype_on_gpu(config: &VaeConfig, precision: Precision) -> DType {
-    match precision.vae {
-        Dtype::F16 if config.force_upcast => DType::BF16,
-        dtype => dtype.candle(),
+/// A type that has float32's range: itself, or on a GPU bf16, for which there are kernels.
+fn wide_dtype(device: &Device) -> DType {
+    match device.is_cpu() {
+        true => DType::F32,
+        false => DType::BF16,
     }
 }
 

@@ -75,6 +75,11 @@ impl Vae {
         &self.config
     }
 
+    /// The type that it is run in.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     /// pixels [B, 3, H, W] in −1…1 → the distribution of unscaled latents.
     pub fn encode(&self, pixels: &Tensor) -> Result<Posterior> {
         let x = to_channels_last(pixels, self.dtype)?; // [B, H, W, 3]

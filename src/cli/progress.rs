@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use candle_core::DType;
+
 use crate::error::Result;
 use crate::observe::{Event, Observer, Stage};
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
@@ -80,10 +82,22 @@ impl Observer for Bars {
                     }
                 }
             }
+            Event::Retry { stage, dtype } => match &self.bar {
+                Some(bar) => bar.suspend(|| say(&retry(stage, dtype))),
+                None => say(&retry(stage, dtype)),
+            },
             Event::StepBegin { .. } | Event::Tensor { .. } => {}
         }
         Ok(())
     }
+}
+
+/// What a user is told of a stage that is run again.
+fn retry(stage: Stage, dtype: DType) -> String {
+    let name = dtype.as_str();
+    format!(
+        "{stage}: overflowed in f16, run once more in {name}; --dtype vae={name} saves the first try"
+    )
 }
 
 fn style() -> ProgressStyle {
@@ -125,6 +139,7 @@ impl Observer for Lines {
                     say(&summary(stage, self.steps, began.elapsed()));
                 }
             }
+            Event::Retry { stage, dtype } => say(&retry(stage, dtype)),
             _ => {}
         }
         Ok(())

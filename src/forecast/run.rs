@@ -1,6 +1,6 @@
 //! [`crate::pipeline`] and [`crate::denoise`], by shape: stage by stage, the same tensors alive.
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 
 use super::heap::{Heap, Tensor};
 use super::launches::{self, Launches};
@@ -31,7 +31,7 @@ pub fn walk(model: &Model, request: &Request, threads: usize) -> Result<Forecast
         heap: Heap::new(threads),
         vae: Vae {
             config: &model.vae,
-            dtype: vae_dtype(&model.vae, request.precision),
+            dtype: vae_dtype(&model.vae, request.precision, &Device::Cpu),
         },
         int8: model.int8(request.precision),
     };

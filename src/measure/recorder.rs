@@ -291,7 +291,7 @@ impl Observer for Recorder {
                 self.push_span(stage, SpanKind::Stage, self.stage_began, heap);
                 Ok(())
             }
-            Event::Tensor { .. } => Ok(()),
+            Event::Retry { .. } | Event::Tensor { .. } => Ok(()),
         }
     }
 }

@@ -73,7 +73,7 @@ impl Observer for StageTimer {
                     self.entry(stage).total_ms += elapsed_ms(began);
                 }
             }
-            Event::Tensor { .. } => {}
+            Event::Retry { .. } | Event::Tensor { .. } => {}
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
     python evaluate.py DATA MODEL --name NAME --samples 200   # a random part of it
     python evaluate.py DATA MODEL --name real --control real  # what the measure says of real pictures
     python evaluate.py DATA MODEL --name noise --control noise
+    python evaluate.py DATA MODEL --name w8a8 --samples 200 --darkroom PROGRAM --options="--quant w8a8"
 
 Every icon (concept × style) is asked for on up to three backgrounds that it was trained on and on the held-out
 ones of its concept (split.py), with two seeds each, in random order: SIGTERM ends it early with what it has, a random
@@ -25,7 +26,7 @@ import checkpoint
 from cache import HERE, Icons
 from captions import article, question
 from compose import BACKGROUNDS, framed_composition
-from draw import GUIDANCE, STEPS, Drawer
+from draw import GUIDANCE, STEPS, Drawer, Engine
 from retrieval import Gallery, background_of
 from split import held_out, held_out_backgrounds, trained_backgrounds
 
@@ -127,6 +128,8 @@ def main():
     parser.add_argument("model", type=Path)
     parser.add_argument("--name", required=True)
     parser.add_argument("--control", choices=("real", "noise"))
+    parser.add_argument("--darkroom", type=Path, metavar="PROGRAM", help="draws by it, not by diffusers")
+    parser.add_argument("--options", default="", help="of `darkroom generate`")
     parser.add_argument("--samples", type=int, help="so many, not all")
     parser.add_argument("--seed", type=int, default=0, help="of their order")
     parser.add_argument("--diversity", type=int, help="concepts asked for without a style; by default one per 16 cases")
@@ -134,7 +137,10 @@ def main():
     parser.add_argument("--results", type=Path, default=HERE / "results.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    icons, drawer = Icons(args.data), Drawer(args.model)
+    if args.darkroom and args.control:
+        parser.error("a control is drawn by diffusers: leave out --darkroom or --control")
+    icons = Icons(args.data)
+    drawer = Engine(args.darkroom, args.model, args.options.split()) if args.darkroom else Drawer(args.model)
     gallery, started = Gallery(icons), time.monotonic()
     everything = all_cases(icons)
     random.Random(args.seed).shuffle(everything)
