@@ -1,5 +1,5 @@
-//! The innermost products: a few rows of int8 activations by sixteen columns of int8 weights, summed
-//! in int32 without any rounding or saturation.
+//! The innermost products: a few rows of int8 activations by some columns of int8 weights, summed in
+//! int32 without any rounding or saturation.
 //!
 //! Two layouts of the operands, by what the processor multiplies:
 //!
@@ -12,14 +12,15 @@
 //! for some inputs; sign-extended pairs cost no more multiplications and are exact. The 128 that
 //! `Quads` adds to every activation is taken off again by the columns' sums.
 
-/// Columns of a tile.
-pub const COLUMNS: usize = 16;
-
-/// The most rows of a tile.
+/// The most rows and columns of a tile.
 pub const MAX_ROWS: usize = 12;
+const MAX_COLUMNS: usize = 32;
 
-/// Sums of a tile: by row, then column.
-pub type Tile = [[i32; COLUMNS]; MAX_ROWS];
+/// Sums of a tile, row after row of [`Kernel::columns`].
+pub type Tile = [i32; MAX_ROWS * MAX_COLUMNS];
+
+/// A tile before anything is summed.
+pub const NOTHING: Tile = [0; MAX_ROWS * MAX_COLUMNS];
 
 /// How activations and weights are laid out along k.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,8 +152,17 @@ impl Kernel {
         }
     }
 
+    /// Columns that it multiplies at once. AVX-512 takes two vectors of them: an activation that is
+    /// loaded serves both, else the loads would take as long as the products.
+    pub fn columns(self) -> usize {
+        match self {
+            Kernel::Avx512Vnni => 32,
+            _ => 16,
+        }
+    }
+
     /// `tile = rows · columns` over `groups` groups along k: `rows` holds [`Kernel::rows`] rows, each
-    /// `row_bytes` long; `weights` is [groups, COLUMNS, group].
+    /// `row_bytes` long; `weights` is [groups, columns, group].
     pub fn multiply(
         self,
         rows: &[u8],
@@ -166,7 +176,7 @@ impl Kernel {
         assert!(self.available(), "{} is not on this processor", self.name());
         assert!(row_bytes >= groups * group_bytes);
         assert!(rows.len() >= (self.rows() - 1) * row_bytes + groups * group_bytes);
-        assert!(weights.len() >= groups * COLUMNS * layout.group());
+        assert!(weights.len() >= groups * self.columns() * layout.group());
         // SAFETY: the processor has the instructions, and rows and weights are long enough for
         // `groups` (all checked above).
         match self {
@@ -190,7 +200,9 @@ impl Kernel {
 }
 
 fn portable(rows: &[u8], row_bytes: usize, groups: usize, weights: &[i8], tile: &mut Tile) {
-    for (row, sums) in rows.chunks(row_bytes).zip(tile.iter_mut()).take(6) {
+    const COLUMNS: usize = 16;
+    let (tile, _) = tile.as_chunks_mut::<COLUMNS>();
+    for (row, sums) in rows.chunks(row_bytes).zip(tile).take(6) {
         *sums = [0; COLUMNS];
         let pairs = row.chunks_exact(4).take(groups);
         for (pair, weights) in pairs.zip(weights.chunks_exact(2 * COLUMNS)) {
@@ -207,7 +219,7 @@ fn portable(rows: &[u8], row_bytes: usize, groups: usize, weights: &[i8], tile: 
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{COLUMNS, Tile};
+    use super::Tile;
 
     /// # Safety
     /// Six rows and the weights hold `groups` groups; the processor has AVX2.
@@ -223,7 +235,7 @@ mod x86 {
         for group in 0..groups {
             // SAFETY: inside the rows and weights, says the caller.
             unsafe {
-                let w = weights.add(group * 2 * COLUMNS).cast::<__m128i>();
+                let w = weights.add(group * 2 * 16).cast::<__m128i>();
                 let low = _mm256_cvtepi8_epi16(_mm_loadu_si128(w));
                 let high = _mm256_cvtepi8_epi16(_mm_loadu_si128(w.add(1)));
                 for (i, sums) in sums.iter_mut().enumerate() {
@@ -251,7 +263,7 @@ mod x86 {
         for group in 0..groups {
             // SAFETY: inside the rows and weights, says the caller.
             unsafe {
-                let w = weights.add(group * 4 * COLUMNS).cast::<__m256i>();
+                let w = weights.add(group * 4 * 16).cast::<__m256i>();
                 let (low, high) = (_mm256_loadu_si256(w), _mm256_loadu_si256(w.add(1)));
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let quad = rows.add(i * row_bytes + 4 * group).cast::<i32>();
@@ -266,7 +278,7 @@ mod x86 {
 
     #[target_feature(enable = "avx2")]
     fn store(tile: &mut Tile, sums: &[[__m256i; 2]; 6]) {
-        for (row, sums) in tile.iter_mut().zip(sums) {
+        for (row, sums) in tile.chunks_exact_mut(16).zip(sums) {
             let out = row.as_mut_ptr().cast::<__m256i>();
             // SAFETY: a row is sixteen int32, two of these vectors.
             unsafe {
@@ -286,21 +298,27 @@ mod x86 {
         weights: *const i8,
         tile: &mut Tile,
     ) {
-        let mut sums = [_mm512_setzero_si512(); 12];
+        let mut sums = [[_mm512_setzero_si512(); 2]; 12];
         for group in 0..groups {
             // SAFETY: inside the rows and weights, says the caller.
             unsafe {
-                let w = _mm512_loadu_si512(weights.add(group * 4 * COLUMNS).cast());
-                for (i, sum) in sums.iter_mut().enumerate() {
+                let w = weights.add(group * 4 * 32).cast::<__m512i>();
+                let (low, high) = (_mm512_loadu_si512(w), _mm512_loadu_si512(w.add(1)));
+                for (i, sums) in sums.iter_mut().enumerate() {
                     let quad = rows.add(i * row_bytes + 4 * group).cast::<i32>();
                     let quad = _mm512_set1_epi32(quad.read_unaligned());
-                    *sum = _mm512_dpbusd_epi32(*sum, quad, w);
+                    sums[0] = _mm512_dpbusd_epi32(sums[0], quad, low);
+                    sums[1] = _mm512_dpbusd_epi32(sums[1], quad, high);
                 }
             }
         }
-        for (row, sum) in tile.iter_mut().zip(&sums) {
-            // SAFETY: a row is sixteen int32, one of these vectors.
-            unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), *sum) };
+        for (row, sums) in tile.chunks_exact_mut(32).zip(&sums) {
+            let out = row.as_mut_ptr().cast::<__m512i>();
+            // SAFETY: a row is 32 int32, two of these vectors.
+            unsafe {
+                _mm512_storeu_si512(out, sums[0]);
+                _mm512_storeu_si512(out.add(1), sums[1]);
+            }
         }
     }
 }
@@ -310,14 +328,20 @@ mod tests {
     use super::*;
 
     /// What `vpdpbusd` computes, for processors that lack it: the layout is tested everywhere.
-    fn plain_quads(rows: &[u8], row_bytes: usize, groups: usize, weights: &[i8]) -> Tile {
-        let mut tile = [[0; COLUMNS]; MAX_ROWS];
-        for (row, sums) in rows.chunks(row_bytes).zip(&mut tile) {
+    fn plain_quads(
+        rows: &[u8],
+        row_bytes: usize,
+        groups: usize,
+        weights: &[i8],
+        columns: usize,
+    ) -> Tile {
+        let mut tile = [0; MAX_ROWS * MAX_COLUMNS];
+        for (row, sums) in rows.chunks(row_bytes).zip(tile.chunks_mut(columns)) {
             for group in 0..groups {
                 for (column, sum) in sums.iter_mut().enumerate() {
                     for i in 0..4 {
                         *sum += i32::from(row[4 * group + i])
-                            * i32::from(weights[(group * COLUMNS + column) * 4 + i]);
+                            * i32::from(weights[(group * columns + column) * 4 + i]);
                     }
                 }
             }
@@ -336,17 +360,14 @@ mod tests {
             for extreme in [false, true] {
                 let mut value = || if extreme { -128 } else { next() };
                 let a: Vec<i8> = (0..MAX_ROWS * k).map(|_| value()).collect();
-                let w: Vec<i8> = (0..k * COLUMNS).map(|_| value()).collect(); // [k, column]
-                let want: Vec<i32> = (0..MAX_ROWS * COLUMNS)
-                    .map(|at| {
-                        let (row, column) = (at / COLUMNS, at % COLUMNS);
-                        (0..k)
-                            .map(|i| i32::from(a[row * k + i]) * i32::from(w[i * COLUMNS + column]))
-                            .sum()
-                    })
-                    .collect();
+                let w: Vec<i8> = (0..k * MAX_COLUMNS).map(|_| value()).collect(); // [k, column]
+                let product = |row: usize, column: usize| -> i32 {
+                    (0..k)
+                        .map(|i| i32::from(a[row * k + i]) * i32::from(w[i * MAX_COLUMNS + column]))
+                        .sum()
+                };
                 for kernel in Kernel::ALL {
-                    let layout = kernel.layout();
+                    let (layout, columns) = (kernel.layout(), kernel.columns());
                     let group = layout.group();
                     let groups = k.div_ceil(group);
                     let row_bytes = groups * group * layout.activation_bytes();
@@ -354,24 +375,26 @@ mod tests {
                     for (out, values) in rows.chunks_mut(row_bytes).zip(a.chunks(k)) {
                         layout.write(values, out);
                     }
-                    let mut weights = vec![0; groups * group * COLUMNS];
-                    for (at, &w) in w.iter().enumerate() {
-                        let (i, column) = (at / COLUMNS, at % COLUMNS);
-                        weights[(i / group * COLUMNS + column) * group + i % group] = w;
+                    let mut weights = vec![0; groups * group * columns];
+                    for (i, w) in w.chunks(MAX_COLUMNS).enumerate() {
+                        for (column, &w) in w[..columns].iter().enumerate() {
+                            weights[(i / group * columns + column) * group + i % group] = w;
+                        }
                     }
-                    let mut tile = [[0; COLUMNS]; MAX_ROWS];
+                    let mut tile = [0; MAX_ROWS * MAX_COLUMNS];
                     if kernel.available() {
                         kernel.multiply(&rows, row_bytes, groups, &weights, &mut tile);
                     } else if layout == Layout::Quads {
-                        tile = plain_quads(&rows, row_bytes, groups, &weights);
+                        tile = plain_quads(&rows, row_bytes, groups, &weights, columns);
                     } else {
                         continue;
                     }
                     for row in 0..kernel.rows() {
-                        for column in 0..COLUMNS {
-                            let sum: i32 = (0..k).map(|i| i32::from(w[i * COLUMNS + column])).sum();
-                            let got = tile[row][column] - layout.offset() * sum;
-                            let want = want[row * COLUMNS + column];
+                        for column in 0..columns {
+                            let sum: i32 =
+                                (0..k).map(|i| i32::from(w[i * MAX_COLUMNS + column])).sum();
+                            let got = tile[row * columns + column] - layout.offset() * sum;
+                            let want = product(row, column);
                             assert_eq!(got, want, "{} k {k} {row},{column}", kernel.name());
                         }
                     }

@@ -18,7 +18,7 @@ pub use weights::{Int8Weights, Scheme};
 use rayon::prelude::*;
 
 use super::cpu::vectorised;
-use kernel::{COLUMNS, Kernel, MAX_ROWS, Tile};
+use kernel::{Kernel, MAX_ROWS, NOTHING, Tile};
 
 /// Largest magnitude of a quantised value; −128 has no positive twin and is left out.
 pub const LIMIT: f32 = 127.0;
@@ -52,14 +52,14 @@ pub fn quantise_row(x: &[f32], q: &mut [i8]) -> f32 {
     )
 }
 
-/// An int8 weight in the order that this processor's kernel reads: by 16 outputs, tap, group of
-/// inputs.
+/// An int8 weight in the order that this processor's kernel reads: by a panel of outputs (the kernel's
+/// columns), tap, group of inputs.
 #[derive(Debug)]
 pub struct Packed {
     kernel: Kernel,
     values: Vec<i8>,
-    /// Sum over the inputs, for each panel of outputs and tap; empty where the kernel needs none.
-    sums: Vec<i32>,
+    /// What the layout's offset adds to the sums of each panel and tap; empty where it adds nothing.
+    offsets: Vec<i32>,
     scales: Vec<f32>,
     taps: usize,
     inputs: usize,
@@ -76,34 +76,35 @@ impl Packed {
     ) -> Self {
         assert_eq!(values.len(), outputs * inputs * taps);
         assert_eq!(scales.len(), outputs);
-        let group = kernel.layout().group();
+        let (group, columns) = (kernel.layout().group(), kernel.columns());
         let groups = inputs.div_ceil(group);
-        let panel = taps * groups * COLUMNS * group;
-        let panels = outputs.div_ceil(COLUMNS);
+        let panel = taps * groups * columns * group;
+        let panels = outputs.div_ceil(columns);
         let mut packed = vec![0i8; panels * panel];
         packed
             .par_chunks_mut(panel)
             .enumerate()
             .for_each(|(p, out)| {
-                for column in 0..COLUMNS.min(outputs - p * COLUMNS) {
+                for column in 0..columns.min(outputs - p * columns) {
                     let of_output =
-                        &values[(p * COLUMNS + column) * inputs * taps..][..inputs * taps];
+                        &values[(p * columns + column) * inputs * taps..][..inputs * taps];
                     for (i, of_input) in of_output.chunks_exact(taps).enumerate() {
                         for (tap, &value) in of_input.iter().enumerate() {
-                            let at = ((tap * groups + i / group) * COLUMNS + column) * group;
+                            let at = ((tap * groups + i / group) * columns + column) * group;
                             out[at + i % group] = value;
                         }
                     }
                 }
             });
-        let sums = match kernel.layout().offset() {
+        let offset = kernel.layout().offset();
+        let offsets = match offset {
             0 => Vec::new(),
             _ => packed
-                .chunks_exact(groups * COLUMNS * group)
+                .chunks_exact(groups * columns * group)
                 .flat_map(|tap| {
-                    let mut sums = [0i32; COLUMNS];
+                    let mut sums = vec![0i32; columns];
                     for (at, &value) in tap.iter().enumerate() {
-                        sums[at / group % COLUMNS] += i32::from(value);
+                        sums[at / group % columns] += offset * i32::from(value);
                     }
                     sums
                 })
@@ -112,7 +113,7 @@ impl Packed {
         Self {
             kernel,
             values: packed,
-            sums,
+            offsets,
             scales: scales.to_vec(),
             taps,
             inputs,
@@ -123,13 +124,13 @@ impl Packed {
     /// Bytes that a weight of [out, in, taps] takes.
     pub fn bytes(kernel: Kernel, [outputs, inputs, taps]: [usize; 3]) -> usize {
         let layout = kernel.layout();
-        let columns = outputs.next_multiple_of(COLUMNS);
+        let columns = outputs.next_multiple_of(kernel.columns());
         let values = columns * taps * inputs.next_multiple_of(layout.group());
-        let sums = match layout.offset() {
+        let offsets = match layout.offset() {
             0 => 0,
             _ => columns * taps,
         };
-        values + 4 * (sums + outputs)
+        values + 4 * (offsets + outputs)
     }
 }
 
@@ -143,9 +144,9 @@ fn tap_bytes(kernel: Kernel, inputs: usize) -> usize {
     inputs.next_multiple_of(layout.group()) * layout.activation_bytes()
 }
 
-/// Rows of a task, in whole tiles: few enough that every thread gets several tasks.
+/// Rows of a task, in whole tiles: few enough that the threads end at nearly the same time.
 fn block_rows(kernel: Kernel, rows: usize, row_bytes: usize, threads: usize) -> usize {
-    let fair = rows.div_ceil(4 * threads);
+    let fair = rows.div_ceil(16 * threads);
     let block = (BLOCK_BYTES / row_bytes).min(fair).max(1);
     block.next_multiple_of(kernel.rows())
 }
@@ -169,6 +170,20 @@ pub fn product(
     bias: Option<&[f32]>,
     pixel: impl Fn(usize, usize) -> Option<usize> + Sync,
 ) {
+    match weight.kernel.columns() {
+        32 => by_columns::<32>(out, x, weight, bias, pixel),
+        _ => by_columns::<16>(out, x, weight, bias, pixel),
+    }
+}
+
+/// The same, for a kernel of `C` columns.
+fn by_columns<const C: usize>(
+    out: &mut [f32],
+    x: &Quantised,
+    weight: &Packed,
+    bias: Option<&[f32]>,
+    pixel: impl Fn(usize, usize) -> Option<usize> + Sync,
+) {
     let Packed {
         kernel,
         taps,
@@ -177,9 +192,9 @@ pub fn product(
         ..
     } = *weight;
     assert_eq!(x.width, inputs);
+    assert_eq!(kernel.columns(), C);
     let layout = kernel.layout();
     let tile_rows = kernel.rows();
-    let groups = inputs.div_ceil(layout.group());
     let tap_bytes = tap_bytes(kernel, inputs);
     let row_bytes = taps * tap_bytes;
     let rows = out.len() / outputs;
@@ -203,37 +218,55 @@ pub fn product(
                         scales[row * taps + tap] = scale;
                     }
                 }
-                for panel in 0..outputs.div_ceil(COLUMNS) {
+                let (mut tile, mut sums) = (NOTHING, [[0f32; C]; MAX_ROWS]);
+                for panel in 0..outputs.div_ceil(C) {
+                    let column = panel * C;
+                    let width = C.min(outputs - column);
+                    let of_panel = |values: &[f32]| {
+                        let mut panel = [0f32; C];
+                        panel[..width].copy_from_slice(&values[column..][..width]);
+                        panel
+                    };
+                    let (by_column, bias) = (of_panel(&weight.scales), bias.map(of_panel));
                     for from in (0..count).step_by(tile_rows) {
-                        let sums = weight.tile(
+                        let valid = tile_rows.min(count - from);
+                        weight.sum::<C>(
                             panel,
                             &laid_out[from * row_bytes..],
-                            (row_bytes, tap_bytes, groups),
-                            &scales[from * taps..],
+                            (row_bytes, tap_bytes),
+                            &scales[from * taps..(from + valid) * taps],
+                            (&mut tile, &mut sums),
                         );
-                        let valid = tile_rows.min(count - from);
-                        let column = panel * COLUMNS;
-                        let width = COLUMNS.min(outputs - column);
-                        for (row, sums) in sums[..valid].iter().enumerate() {
-                            let out = &mut out[(from + row) * outputs + column..][..width];
-                            let scales = &weight.scales[column..][..width];
-                            match bias {
-                                Some(bias) => {
-                                    let bias = &bias[column..][..width];
-                                    for (((out, sum), scale), bias) in
-                                        out.iter_mut().zip(sums).zip(scales).zip(bias)
-                                    {
-                                        *out = sum * scale + bias;
+                        let out = &mut out[from * outputs..][..valid * outputs];
+                        vectorised(
+                            #[inline(always)]
+                            || {
+                                for (sums, out) in sums.iter().zip(out.chunks_exact_mut(outputs)) {
+                                    let out = &mut out[column..][..width];
+                                    match (out.first_chunk_mut::<C>(), &bias) {
+                                        (Some(out), Some(bias)) => {
+                                            let columns = by_column.iter().zip(bias);
+                                            for ((out, sum), (scale, bias)) in
+                                                out.iter_mut().zip(sums).zip(columns)
+                                            {
+                                                *out = sum * scale + bias;
+                                            }
+                                        }
+                                        _ => {
+                                            for ((out, sum), scale) in
+                                                out.iter_mut().zip(sums).zip(&by_column)
+                                            {
+                                                *out = sum * scale;
+                                            }
+                                            let biases = bias.iter().flatten();
+                                            for (out, bias) in out.iter_mut().zip(biases) {
+                                                *out += bias;
+                                            }
+                                        }
                                     }
                                 }
-                                None => {
-                                    for ((out, sum), scale) in out.iter_mut().zip(sums).zip(scales)
-                                    {
-                                        *out = sum * scale;
-                                    }
-                                }
-                            }
-                        }
+                            },
+                        );
                     }
                 }
             },
@@ -241,45 +274,41 @@ pub fn product(
 }
 
 impl Packed {
-    /// The sums of a tile, activations' scales applied: `rows` begins with the tile's first row.
-    fn tile(
+    /// The sums of a tile, activations' scales applied: `rows` begins with the tile's first row, and
+    /// `scales` has those of its rows that count.
+    fn sum<const C: usize>(
         &self,
         panel: usize,
         rows: &[u8],
-        (row_bytes, tap_bytes, groups): (usize, usize, usize),
+        (row_bytes, tap_bytes): (usize, usize),
         scales: &[f32],
-    ) -> [[f32; COLUMNS]; MAX_ROWS] {
-        let (layout, taps) = (self.kernel.layout(), self.taps);
-        let tap_values = groups * COLUMNS * layout.group();
+        (tile, sums): (&mut Tile, &mut [[f32; C]; MAX_ROWS]),
+    ) {
+        let taps = self.taps;
+        let groups = self.inputs.div_ceil(self.kernel.layout().group());
+        let tap_values = groups * C * self.kernel.layout().group();
         let weights = &self.values[panel * taps * tap_values..];
-        let mut sums = [[0f32; COLUMNS]; MAX_ROWS];
-        let mut tile: Tile = [[0; COLUMNS]; MAX_ROWS];
         for tap in 0..taps {
             self.kernel.multiply(
                 &rows[tap * tap_bytes..],
                 row_bytes,
                 groups,
                 &weights[tap * tap_values..],
-                &mut tile,
+                tile,
             );
-            let offsets = match layout.offset() {
-                0 => [0; COLUMNS],
-                offset => {
-                    let sums = &self.sums[(panel * taps + tap) * COLUMNS..];
-                    std::array::from_fn(|column| offset * sums[column])
-                }
-            };
+            let mut offsets = [0i32; C];
+            if !self.offsets.is_empty() {
+                offsets.copy_from_slice(&self.offsets[(panel * taps + tap) * C..][..C]);
+            }
+            let (tile, _) = tile.as_chunks::<C>();
             vectorised(
                 #[inline(always)]
                 || {
-                    for (row, (sums, tile)) in sums
-                        .iter_mut()
-                        .zip(&tile)
-                        .take(self.kernel.rows())
-                        .enumerate()
-                    {
-                        // A row of the block's padding has no scale; its sums are not read.
-                        let scale = scales.get(row * taps + tap).copied().unwrap_or(0.0);
+                    let scales = scales.iter().skip(tap).step_by(taps);
+                    for ((sums, tile), &scale) in sums.iter_mut().zip(tile).zip(scales) {
+                        if tap == 0 {
+                            sums.fill(0.0);
+                        }
                         for ((sum, value), offset) in sums.iter_mut().zip(tile).zip(&offsets) {
                             *sum += (value - offset) as f32 * scale;
                         }
@@ -287,6 +316,5 @@ impl Packed {
                 },
             );
         }
-        sums
     }
 }
