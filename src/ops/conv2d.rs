@@ -49,6 +49,7 @@ pub struct Conv2d {
     weight: Weight,
     bias: Tensor,
     shape: ConvShape,
+    dtype: DType,
     /// In the checkpoint; empty where it is from none.
     name: String,
 }
@@ -76,6 +77,7 @@ impl Conv2d {
                 stride: 1,
                 padding: Padding::all(kernel / 2),
             },
+            dtype: vb.dtype(),
             name: vb.prefix(),
         })
     }
@@ -96,6 +98,7 @@ impl Conv2d {
     pub fn new(weight: &Tensor, bias: Tensor, stride: usize, padding: Padding) -> Result<Self> {
         let (outputs, inputs, kernel, _) = weight.dims4()?;
         Ok(Self {
+            dtype: weight.dtype(),
             weight: Weight::Float(outputs_last(weight)?), // [kernel, kernel, in, out]
             bias,
             shape: ConvShape {
@@ -119,6 +122,7 @@ impl Conv2d {
     ) -> Self {
         Self {
             weight: Weight::Int8(Arc::new(weight)),
+            dtype: bias.dtype(),
             bias,
             shape: ConvShape {
                 kernel,
@@ -182,7 +186,8 @@ impl Conv2d {
         op::run(work, || {
             #[cfg(feature = "cuda")]
             if image.device().is_cuda() {
-                return super::cuda::conv2d(image, &self.weight, &self.bias, self.shape);
+                let dtype = self.result_dtype(image);
+                return super::cuda::conv2d(image, &self.weight, &self.bias, self.shape, dtype);
             }
             let image = image.contiguous()?;
             match &self.weight {
@@ -206,7 +211,7 @@ impl Conv2d {
     }
 
     fn result_dtype(&self, image: &Tensor) -> DType {
-        result_dtype(image.dtype(), self.bias.dtype())
+        result_dtype(image.dtype(), self.dtype)
     }
 }
 

@@ -12,9 +12,11 @@ use candle_nn::VarBuilder;
 use super::cpu::{Rows, Values, linear_rows, store};
 use super::int8::{Int8Weights, Quantised, Reads, SCALE_BYTES, Scheme, product, result_dtype};
 use super::probe::{self, Layer};
+#[cfg(feature = "cuda")]
+use super::weight::Int8OnGpu;
 use super::weight::{Weight, for_kernels, load_weight, outputs_last};
 use super::work;
-use crate::measure::op;
+use crate::measure::op::{self, Work};
 
 /// A linear layer: weight kept as its device reads it ([in, out] on the CPU) or in int8, bias `[out]`.
 #[derive(Clone, Debug)]
@@ -107,6 +109,15 @@ impl Linear {
         Reads::of(&self.weight)
     }
 
+    /// Its int8 weight on a GPU, if that is all it has and no probe is to see it run.
+    #[cfg(feature = "cuda")]
+    pub(super) fn bare_on_gpu(&self) -> Option<&Int8OnGpu> {
+        match (&self.weight, &self.bias) {
+            (Weight::Int8OnGpu(weight), None) if !probe::watched() => Some(weight),
+            _ => None,
+        }
+    }
+
     /// x [.., in], or its rows in int8 ([`Reads::Int8`]) → [.., out].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = self.forward_unseen(x)?;
@@ -114,47 +125,56 @@ impl Linear {
         Ok(y)
     }
 
+    /// What it has to do for x.
+    pub(super) fn work(&self, x: &Tensor) -> Work {
+        let (inputs, outputs) = (self.inputs, self.outputs);
+        let int8 = x.dtype() == DType::U8;
+        let rows = x.elem_count() / (inputs + if int8 { SCALE_BYTES } else { 0 });
+        let bytes = result_dtype(x.dtype(), self.dtype).size_in_bytes();
+        let bias = self.bias.is_some();
+        let work = work::linear(rows, inputs, outputs, bias, bytes, self.weight.int8());
+        match int8 {
+            true => work.reading_int8(rows, inputs, bytes),
+            false => work,
+        }
+    }
+
     pub(super) fn forward_unseen(&self, x: &Tensor) -> Result<Tensor> {
         let (inputs, outputs) = (self.inputs, self.outputs);
-        let work = || {
-            let int8 = x.dtype() == DType::U8;
-            let rows = x.elem_count() / (inputs + if int8 { SCALE_BYTES } else { 0 });
-            let bytes = result_dtype(x.dtype(), self.dtype).size_in_bytes();
-            let bias = self.bias.is_some();
-            let work = work::linear(rows, inputs, outputs, bias, bytes, self.weight.int8());
-            if int8 {
-                work.reading_int8(rows, inputs, bytes)
-            } else {
-                work
-            }
-        };
-        op::run(work, || {
-            #[cfg(feature = "cuda")]
-            if x.device().is_cuda() {
-                return super::cuda::linear(x, &self.weight, self.bias.as_ref(), [inputs, outputs]);
-            }
-            let x = x.contiguous()?;
-            match (&self.weight, &self.bias) {
-                (Weight::Float(weight), Some(bias)) => x.apply_op3_no_bwd(weight, bias, &LinearOp),
-                (Weight::Float(weight), None) => x.apply_op2_no_bwd(weight, &LinearOp),
-                (Weight::Int8(weight), bias) => {
-                    let op = Int8LinearOp {
-                        weight,
-                        inputs,
-                        outputs,
-                        dtype: result_dtype(x.dtype(), self.dtype),
-                    };
-                    match bias {
-                        Some(bias) => x.apply_op2_no_bwd(bias, &op),
-                        None => x.apply_op1_no_bwd(&op),
+        op::run(
+            || self.work(x),
+            || {
+                #[cfg(feature = "cuda")]
+                if x.device().is_cuda() {
+                    let dtype = result_dtype(x.dtype(), self.dtype);
+                    let bias = self.bias.as_ref();
+                    return super::cuda::linear(x, &self.weight, bias, [inputs, outputs], dtype);
+                }
+                let x = x.contiguous()?;
+                match (&self.weight, &self.bias) {
+                    (Weight::Float(weight), Some(bias)) => {
+                        x.apply_op3_no_bwd(weight, bias, &LinearOp)
+                    }
+                    (Weight::Float(weight), None) => x.apply_op2_no_bwd(weight, &LinearOp),
+                    (Weight::Int8(weight), bias) => {
+                        let op = Int8LinearOp {
+                            weight,
+                            inputs,
+                            outputs,
+                            dtype: result_dtype(x.dtype(), self.dtype),
+                        };
+                        match bias {
+                            Some(bias) => x.apply_op2_no_bwd(bias, &op),
+                            None => x.apply_op1_no_bwd(&op),
+                        }
+                    }
+                    #[cfg(feature = "cuda")]
+                    (Weight::Int8OnGpu(_), _) => {
+                        candle_core::bail!("a weight on a GPU met activations elsewhere")
                     }
                 }
-                #[cfg(feature = "cuda")]
-                (Weight::Int8OnGpu(_), _) => {
-                    candle_core::bail!("a weight on a GPU met activations elsewhere")
-                }
-            }
-        })
+            },
+        )
     }
 }
 

@@ -49,6 +49,16 @@ impl Work {
         self
     }
 
+    /// Attention that makes its queries on the way, which then are neither written nor read.
+    #[cfg_attr(not(feature = "cuda"), cfg(test))]
+    pub(crate) fn making(mut self, queries: Work) -> Self {
+        self.macs += queries.macs;
+        self.other_flops += queries.other_flops;
+        self.read_bytes -= queries.written_bytes;
+        self.read_bytes += queries.read_bytes;
+        self
+    }
+
     /// The same where the result, [rows, width] of `bytes` each, is given as `reads` says.
     pub(crate) fn writing(mut self, reads: Reads, rows: usize, width: usize, bytes: usize) -> Self {
         if reads == Reads::Int8 {
@@ -275,6 +285,10 @@ mod tests {
         assert_eq!(counts(&whole), [72, 45 + 12, 4 * 36, 48]);
         let causal = attention((1, 1), 3, 3, 4, true, 4);
         assert_eq!(counts(&causal), [48, 30 + 12, 4 * 36, 48]);
+        // Its queries from three rows of two values: 24 products more, and in place of the queries' 48
+        // bytes those of the rows and of the weight, 4 · 6 + 4 · 8.
+        let made = whole.making(linear(3, 2, 4, false, 4, None));
+        assert_eq!(counts(&made), [96, 57, 4 * 24 + 56, 48]);
         // Six values: 7 operations each, and SiLU's 4.
         assert_eq!(counts(&group_norm(3, 2, None, 4)), [0, 42, 40, 24]);
         let silu = group_norm(3, 2, Some(Activation::Silu), 4);

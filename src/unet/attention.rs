@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::error::Result;
-use crate::ops::{Linear, Mask, Reads, attention};
+use crate::ops::{Linear, Mask, Reads, attention, cross_attention};
 
 /// Attention's projections. Source: diffusers, `models/attention_processor.py`, `Attention`.
 #[derive(Debug)]
@@ -53,11 +53,21 @@ impl Attention {
         })
     }
 
-    /// x [B, H·W, C] → [B, H·W, C]
+    /// x [B, H·W, C] over itself → [B, H·W, C]
     pub fn forward(&self, x: &Tensor, KeyValues { keys, values }: &KeyValues) -> Result<Tensor> {
         let queries = self.to_q.forward(x)?;
         Ok(self
             .to_out
             .forward(&attention(&queries, keys, values, self.heads, Mask::None)?)?)
+    }
+
+    /// x [B, H·W, C] over the text → [B, H·W, C]
+    pub fn forward_cross(
+        &self,
+        x: &Tensor,
+        KeyValues { keys, values }: &KeyValues,
+    ) -> Result<Tensor> {
+        let mixed = cross_attention(x, &self.to_q, keys, values, self.heads)?;
+        Ok(self.to_out.forward(&mixed)?)
     }
 }

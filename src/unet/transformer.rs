@@ -147,7 +147,7 @@ impl TransformerBlock {
         };
         x = {
             let normed = self.norm2.forward_for(self.attn2.reads_queries(), &x)?;
-            add(&x, &self.attn2.forward(&normed, context)?)?
+            add(&x, &self.attn2.forward_cross(&normed, context)?)?
         };
         let inner = {
             let normed = self.norm3.forward_for(self.ff_in.reads(), &x)?;

@@ -2,20 +2,25 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::int8::{self, quantise_images};
+use super::int8::{self, Activations, Quantised, quantise_images};
 use super::linear::widened;
-use super::{dense, device, empty, half, int, pointer, pointer_or_null};
+use super::{dense, device, empty, int, known, pointer, pointer_or_null};
 use crate::cuda::Kernels;
 use crate::cuda::launch::{self, Dtype, Output};
+use crate::ops::Reads;
 use crate::ops::conv2d::{ConvShape, Padding, out_size};
-use crate::ops::int8::Scheme;
+use crate::ops::int8::SCALE_BYTES;
 use crate::ops::weight::{Int8OnGpu, Weight};
 
-/// What an int8 convolution's channels are a multiple of.
-const INT8_STEP: usize = 16;
-
-/// image [B, H, W, in] → [B, H', W', out]; a weight is [out, kernel, kernel, in].
-pub fn conv2d(image: &Tensor, weight: &Weight, bias: &Tensor, shape: ConvShape) -> Result<Tensor> {
+/// image [B, H, W, in], of floats or in int8 → [B, H', W', out] of `result`; a weight is
+/// [out, kernel, kernel, in].
+pub fn conv2d(
+    image: &Tensor,
+    weight: &Weight,
+    bias: &Tensor,
+    shape: ConvShape,
+    result: DType,
+) -> Result<Tensor> {
     let (_, height, width, channels) = image.dims4()?;
     let ConvShape {
         kernel,
@@ -29,16 +34,19 @@ pub fn conv2d(image: &Tensor, weight: &Weight, bias: &Tensor, shape: ConvShape) 
         bottom,
         right,
     } = padding;
-    if channels != inputs || height + top + bottom < kernel || width + left + right < kernel {
+    let int8 = image.dtype() == DType::U8 && Reads::of(weight) == Reads::Int8;
+    let pixel = inputs + if int8 { SCALE_BYTES } else { 0 };
+    if channels != pixel || height + top + bottom < kernel || width + left + right < kernel {
         candle_core::bail!(
-            "convolution of {inputs} channels and kernel {kernel} got {:?}",
+            "convolution of {inputs} channels and kernel {kernel} got {:?} {:?}",
+            image.dtype(),
             image.dims()
         )
     }
-    match (weight, half(image)) {
-        (Weight::Float(weight), Some(dtype)) => float(image, weight, bias, shape, dtype),
+    match (weight, known(result)) {
+        (Weight::Float(weight), Some(dtype)) => float(image, weight, bias, shape, (result, dtype)),
         (Weight::Float(weight), None) => by_candle(image, weight, bias, shape),
-        (Weight::Int8OnGpu(weight), dtype) => of_int8(image, weight, bias, shape, dtype),
+        (Weight::Int8OnGpu(weight), dtype) => of_int8(image, weight, bias, shape, (result, dtype)),
         (Weight::Int8(_), _) => candle_core::bail!("a weight on the CPU met an image on a GPU"),
     }
 }
@@ -48,40 +56,35 @@ fn of_int8(
     weight: &Int8OnGpu,
     bias: &Tensor,
     shape: ConvShape,
-    dtype: Option<Dtype>,
+    (result, dtype): (DType, Option<Dtype>),
 ) -> Result<Tensor> {
-    let (batch, height, width, channels) = image.dims4()?;
     let ConvShape {
         kernel,
         inputs,
-        outputs,
         stride,
         padding,
+        ..
     } = shape;
     if kernel == 1 && stride == 1 && padding == Padding::default() {
-        let pixels = image.reshape((batch * height * width, channels))?;
-        return int8::linear(&pixels, weight, Some(bias))?.reshape((batch, height, width, outputs));
+        return int8::linear(image, weight, Some(bias), result);
     }
-    let Int8OnGpu {
-        scheme,
-        values,
-        scales,
-    } = weight;
+    let Int8OnGpu { values, scales, .. } = weight;
+    let widened = || widened(values, scales, result);
     match dtype {
-        Some(dtype) if *scheme == Scheme::W8A8 && inputs.is_multiple_of(INT8_STEP) => {
-            let x = quantise_images(image, dtype)?;
-            let factors = Factors {
-                image: &x.values,
-                weight: values,
-                scales: Some((&x.scales, scales)),
+        Some(dtype) if weight.multiplies_int8() => {
+            let x = match image.dtype() {
+                DType::U8 => Quantised::given(image, inputs)?,
+                _ => quantise_images(image, dtype)?,
             };
-            launched(image, factors, bias, shape, dtype)
+            let factors = Factors {
+                image: Activations::Int8(x),
+                weight: values,
+                weight_scales: Some(scales),
+            };
+            launched(image, factors, bias, shape, (result, dtype))
         }
-        Some(dtype) => {
-            let weight = widened(values, scales, image.dtype())?;
-            float(image, &weight, bias, shape, dtype)
-        }
-        None => by_candle(image, &widened(values, scales, image.dtype())?, bias, shape),
+        Some(dtype) => float(image, &widened()?, bias, shape, (result, dtype)),
+        None => by_candle(image, &widened()?, bias, shape),
     }
 }
 
@@ -90,54 +93,50 @@ fn float(
     weight: &Tensor,
     bias: &Tensor,
     shape: ConvShape,
-    dtype: Dtype,
+    types: (DType, Dtype),
 ) -> Result<Tensor> {
-    let image = dense(image)?;
     let factors = Factors {
-        image: &image,
+        image: Activations::Float(dense(image)?),
         weight,
-        scales: None,
+        weight_scales: None,
     };
-    launched(&image, factors, bias, shape, dtype)
+    launched(image, factors, bias, shape, types)
 }
 
-/// What is multiplied: values of `dtype`, or int8 with the scales of images and of outputs.
+/// What is multiplied; the scales of outputs are of an int8 weight.
 struct Factors<'a> {
-    image: &'a Tensor,
+    image: Activations,
     weight: &'a Tensor,
-    scales: Option<(&'a Tensor, &'a Tensor)>,
+    weight_scales: Option<&'a Tensor>,
 }
 
-/// By a kernel of ours; `image` gives sizes, type and device.
+/// By a kernel of ours; `image` gives sizes and device.
 fn launched(
     image: &Tensor,
     factors: Factors,
     bias: &Tensor,
     shape: ConvShape,
-    dtype: Dtype,
+    (result, dtype): (DType, Dtype),
 ) -> Result<Tensor> {
-    let (batch, height, width, channels) = image.dims4()?;
+    let (batch, height, width, _) = image.dims4()?;
     let ConvShape {
         kernel,
+        inputs,
         outputs,
         stride,
         padding,
-        ..
     } = shape;
     let [out_height, out_width] = out_size(height, width, kernel, stride, padding);
-    let out = empty(
-        (batch, out_height, out_width, outputs),
-        image.dtype(),
-        image,
-    )?;
+    let out = empty((batch, out_height, out_width, outputs), result, image)?;
+    let (image_scales, _) = factors.image.scales()?;
     let bias = bias.to_dtype(DType::F32)?;
     let parameters = launch::Conv2d {
-        x: pointer(factors.image)?,
+        x: factors.image.values()?,
         w: pointer(factors.weight)?,
         batch: int(batch)?,
         height: int(height)?,
         width: int(width)?,
-        channels: int(channels)?,
+        channels: int(inputs)?,
         kernel: int(kernel)?,
         stride: int(stride)?,
         pad_top: int(padding.top)?,
@@ -146,8 +145,8 @@ fn launched(
         out_width: int(out_width)?,
         upsample: 0,
         out: Output {
-            row_scales: pointer_or_null(factors.scales.map(|(images, _)| images))?,
-            col_scales: pointer_or_null(factors.scales.map(|(_, outputs)| outputs))?,
+            row_scales: image_scales,
+            col_scales: pointer_or_null(factors.weight_scales)?,
             bias: pointer(&bias)?,
             m: int(batch * out_height * out_width)?,
             n: int(outputs)?,
@@ -157,7 +156,7 @@ fn launched(
     };
     let device = device(image)?;
     let processors = Kernels::of(device)?.processors();
-    let plan = match factors.scales {
+    let plan = match factors.weight_scales {
         Some(_) => launch::launch_int8_conv2d(&parameters, dtype, processors),
         None => launch::launch_conv2d(&parameters, dtype, processors),
     };
