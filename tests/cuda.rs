@@ -478,6 +478,74 @@ fn layers_read_int8() -> Result<()> {
 }
 
 #[test]
+fn layers_add() -> Result<()> {
+    let gpu = gpu();
+    let schemes = [None, Some(Scheme::W8A16), Some(Scheme::W8A8)];
+    for dtype in TYPES {
+        for scheme in schemes {
+            // Under W8A8 activations in int8, alike on both sides; f32 is not quantised.
+            let int8 = scheme == Some(Scheme::W8A8);
+            if int8 && dtype == DType::F32 {
+                continue;
+            }
+            let layer = |weight: &[usize]| match scheme {
+                Some(scheme) => Layer::int8(34, weight, scheme, dtype),
+                None => Layer::float(34, weight, dtype),
+            };
+            let inputs = |dims: &[usize]| -> Result<[Tensor; 2]> {
+                let x = noise(36, dims, 1.0, dtype)?;
+                match int8 {
+                    true => int8_activations(36, dims),
+                    false => Ok([x.to_device(&gpu)?.to_dtype(dtype)?, x]),
+                }
+            };
+            let name = |what: &str| format!("{what} {scheme:?}");
+            for (dims, outputs) in [([2, 37, 96], 40), ([1, 3, 16], 7)] {
+                let [there, here] = inputs(&dims)?;
+                let layer = layer(&[outputs, dims[2]])?;
+                let residual = noise(37, &[dims[0], dims[1], outputs], 1.0, dtype)?;
+                let on = |x: &Tensor, dtype, device: &Device| {
+                    Linear::load(dims[2], outputs, layer.on(dtype, device))?
+                        .forward_add(x.to_device(device)?, &to(&residual, dtype, device)?)
+                };
+                let want = on(&here, DType::F32, &CPU)?;
+                check(
+                    &name("sum of a linear layer"),
+                    dtype,
+                    &on(&there, dtype, &gpu)?,
+                    &want,
+                    2.0,
+                )?;
+            }
+            for (dims, outputs, kernel) in [
+                ([2, 5, 7, 32], 24, 3),
+                ([3, 4, 3, 16], 9, 3),
+                ([2, 9, 4, 48], 40, 1),
+            ] {
+                let [batch, height, width, channels] = dims;
+                let [there, here] = inputs(&dims)?;
+                let layer = layer(&[outputs, channels, kernel, kernel])?;
+                let residual = noise(38, &[batch, height, width, outputs], 1.0, dtype)?;
+                let row = noise(39, &[batch, outputs], 1.0, dtype)?;
+                let on = |x: &Tensor, dtype, device: &Device| {
+                    let conv = Conv2d::load(channels, outputs, kernel, layer.on(dtype, device))?;
+                    let x = x.to_device(device)?;
+                    Ok::<_, candle_core::Error>([
+                        conv.forward_add(x.clone(), || to(&residual, dtype, device))?,
+                        conv.forward_add_by_image(x, || to(&row, dtype, device))?,
+                    ])
+                };
+                let want = on(&here, DType::F32, &CPU)?;
+                for (got, want) in on(&there, dtype, &gpu)?.iter().zip(&want) {
+                    check(&name("sum of a convolution"), dtype, got, want, 3.0)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn cross_attentions() -> Result<()> {
     let gpu = gpu();
     // Batch, batch of keys, heads, width of a head, queries, keys, channels. The last two have no

@@ -35,7 +35,18 @@ pub fn linear(
     }
 }
 
-/// One of more than a pixel; under W8A8 two kernels quantise the image, unless it comes so.
+/// With a sum behind it: an int8 kernel has it inside.
+pub fn linear_add(
+    read: (DType, Reads),
+    inputs: usize,
+    bias: bool,
+    int8: Option<Scheme>,
+) -> Launches {
+    let product = linear(read, inputs, bias, int8)?;
+    Some(product + usize::from(int8.is_none()))
+}
+
+/// One of more than a pixel, with the sum behind it; under W8A8 two kernels quantise the image, unless it comes so.
 pub fn conv2d((dtype, reads): (DType, Reads), inputs: usize, int8: Option<Scheme>) -> Launches {
     match int8 {
         None => in_half(dtype, 1),

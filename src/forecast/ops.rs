@@ -24,6 +24,15 @@ pub fn linear_in(int8: Option<Scheme>, x: &Tensor, outputs: usize, bias: bool) -
     product(int8, x, outputs, bias)
 }
 
+/// residual + the same of x [.., in], with a bias.
+pub fn linear_add(int8: Option<Scheme>, x: Tensor, residual: &Tensor) -> Tensor {
+    let kernels = launches::linear_add((x.dtype(), x.reads()), x.width(), true, int8);
+    x.heap().launch(kernels);
+    let y = product(int8, &x, residual.width(), true);
+    drop(x);
+    sum(residual, &y)
+}
+
 fn product(int8: Option<Scheme>, x: &Tensor, outputs: usize, bias: bool) -> Tensor {
     let inputs = x.width();
     let rows = x.count() / inputs;
@@ -84,6 +93,13 @@ impl Conv {
     /// Its weight in int8, if a scheme is given.
     pub fn kept_in(self, int8: Option<Scheme>) -> Self {
         Self { int8, ..self }
+    }
+
+    /// The image's convolution + what is `added` to all of it, or to each image: in the same kernel.
+    pub fn forward_add(self, image: Tensor, added: impl FnOnce() -> Tensor) -> Tensor {
+        let y = self.forward(&image);
+        drop(image);
+        sum(&y, &added())
     }
 
     /// image [B, H, W, in] → [B, H', W', out].
@@ -254,6 +270,10 @@ pub fn activation(x: &Tensor, which: Activation) -> Tensor {
 /// a + b; b may be repeated.
 pub fn add(a: &Tensor, b: &Tensor) -> Tensor {
     a.heap().launch(launches::add(a.dtype()));
+    sum(a, b)
+}
+
+fn sum(a: &Tensor, b: &Tensor) -> Tensor {
     a.heap().run(
         work::add(a.count(), b.count(), a.value_bytes()),
         workspace::add(a.dtype(), a.count(), b.count()),

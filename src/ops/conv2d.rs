@@ -14,8 +14,8 @@ use super::cpu::{Rows, Values, linear_rows, store, task_rows};
 use super::int8::{Int8Weights, Quantised, Reads, SCALE_BYTES, Scheme, product, result_dtype};
 use super::probe::{self, Layer};
 use super::weight::{Weight, for_kernels, load_weight, outputs_last};
-use super::work;
-use crate::measure::op;
+use super::{add, add_by_image, work};
+use crate::measure::op::{self, Work};
 
 /// Zeros put around an image before a convolution, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -157,37 +157,119 @@ impl Conv2d {
         Ok(out)
     }
 
-    pub(super) fn forward_unseen(&self, image: &Tensor) -> Result<Tensor> {
-        let (batch, height, width, _) = image.dims4()?;
+    /// [`Conv2d::forward`] of the image + a row [B, out] for each image's pixels, in one kernel where a
+    /// GPU has one.
+    pub fn forward_add_by_image(
+        &self,
+        image: Tensor,
+        row: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if self.adds(&image) {
+            let row = row()?;
+            let values = row.elem_count();
+            let added = super::cuda::Added {
+                by_image: Some(row),
+                ..Default::default()
+            };
+            return self.forward_added(&image, added, values);
+        }
+        let out = self.forward(&image)?;
+        // Not needed while the sum is made.
+        drop(image);
+        add_by_image(&out, &row()?)
+    }
+
+    /// residual + [`Conv2d::forward`] of the image, in one kernel where a GPU has one.
+    pub fn forward_add(
+        &self,
+        image: Tensor,
+        residual: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if self.adds(&image) {
+            let residual = residual()?;
+            let values = residual.elem_count();
+            let added = super::cuda::Added {
+                residual: Some(residual),
+                ..Default::default()
+            };
+            return self.forward_added(&image, added, values);
+        }
+        let out = self.forward(&image)?;
+        drop(image);
+        add(&residual()?, &out)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn adds(&self, image: &Tensor) -> bool {
+        let dtype = self.result_dtype(image);
+        image.device().is_cuda()
+            && super::cuda::conv2d_adds(&self.weight, self.shape, dtype)
+            && !probe::watched()
+    }
+
+    /// With what is `added`, of so many values.
+    #[cfg(feature = "cuda")]
+    fn forward_added(
+        &self,
+        image: &Tensor,
+        added: super::cuda::Added,
+        values: usize,
+    ) -> Result<Tensor> {
+        let sizes = image.dims4()?;
         let work = || {
-            let ConvShape {
-                kernel,
-                inputs,
-                outputs,
-                stride,
-                padding,
-            } = self.shape;
-            let [out_height, out_width] = out_size(height, width, kernel, stride, padding);
-            let pixels = batch * height * width;
+            let product = self.work(sizes, image);
             let bytes = self.result_dtype(image).size_in_bytes();
-            let work = work::conv2d(
-                (pixels, batch * out_height * out_width),
-                kernel * kernel,
-                inputs,
-                outputs,
-                bytes,
-                self.weight.int8(),
-            );
-            match image.dtype() {
-                DType::U8 => work.reading_int8(pixels, inputs, bytes),
-                _ => work,
-            }
+            let results = product.written_bytes as usize / bytes;
+            product.adding(work::add(results, values, bytes))
         };
+        op::run(work, || self.on_gpu(image, added))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self, image: &Tensor, added: super::cuda::Added) -> Result<Tensor> {
+        let kind = (self.result_dtype(image), added);
+        super::cuda::conv2d(image, &self.weight, &self.bias, self.shape, kind)
+    }
+
+    /// What it has to do for images of these sizes.
+    fn work(
+        &self,
+        (batch, height, width, _): (usize, usize, usize, usize),
+        image: &Tensor,
+    ) -> Work {
+        let ConvShape {
+            kernel,
+            inputs,
+            outputs,
+            stride,
+            padding,
+        } = self.shape;
+        let [out_height, out_width] = out_size(height, width, kernel, stride, padding);
+        let pixels = batch * height * width;
+        let bytes = self.result_dtype(image).size_in_bytes();
+        let work = work::conv2d(
+            (pixels, batch * out_height * out_width),
+            kernel * kernel,
+            inputs,
+            outputs,
+            bytes,
+            self.weight.int8(),
+        );
+        match image.dtype() {
+            DType::U8 => work.reading_int8(pixels, inputs, bytes),
+            _ => work,
+        }
+    }
+
+    pub(super) fn forward_unseen(&self, image: &Tensor) -> Result<Tensor> {
+        let sizes = image.dims4()?;
+        let work = || self.work(sizes, image);
         op::run(work, || {
             #[cfg(feature = "cuda")]
             if image.device().is_cuda() {
-                let dtype = self.result_dtype(image);
-                return super::cuda::conv2d(image, &self.weight, &self.bias, self.shape, dtype);
+                return self.on_gpu(image, Default::default());
             }
             let image = image.contiguous()?;
             match &self.weight {

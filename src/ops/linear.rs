@@ -15,7 +15,7 @@ use super::probe::{self, Layer};
 #[cfg(feature = "cuda")]
 use super::weight::Int8OnGpu;
 use super::weight::{Weight, for_kernels, load_weight, outputs_last};
-use super::work;
+use super::{add, work};
 use crate::measure::op::{self, Work};
 
 /// A linear layer: weight kept as its device reads it ([in, out] on the CPU) or in int8, bias `[out]`.
@@ -139,42 +139,64 @@ impl Linear {
         }
     }
 
+    /// residual + [`Linear::forward`] of x, in one kernel where a GPU has one.
+    pub fn forward_add(&self, x: Tensor, residual: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        {
+            let dtype = result_dtype(x.dtype(), self.dtype);
+            if super::cuda::linear_adds(&self.weight, dtype) && !probe::watched() {
+                let values = residual.elem_count();
+                let add = work::add(values, values, dtype.size_in_bytes());
+                let added = super::cuda::Added {
+                    residual: Some(residual.clone()),
+                    ..Default::default()
+                };
+                return op::run(|| self.work(&x).adding(add), || self.on_gpu(&x, added));
+            }
+        }
+        let y = self.forward(&x)?;
+        // Not needed while the sum is made.
+        drop(x);
+        add(residual, &y)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self, x: &Tensor, added: super::cuda::Added) -> Result<Tensor> {
+        let sizes = [self.inputs, self.outputs];
+        let dtype = result_dtype(x.dtype(), self.dtype);
+        super::cuda::linear(x, &self.weight, self.bias.as_ref(), sizes, (dtype, added))
+    }
+
     pub(super) fn forward_unseen(&self, x: &Tensor) -> Result<Tensor> {
         let (inputs, outputs) = (self.inputs, self.outputs);
-        op::run(
-            || self.work(x),
-            || {
+        let work = || self.work(x);
+        op::run(work, || {
+            #[cfg(feature = "cuda")]
+            if x.device().is_cuda() {
+                return self.on_gpu(x, Default::default());
+            }
+            let x = x.contiguous()?;
+            match (&self.weight, &self.bias) {
+                (Weight::Float(weight), Some(bias)) => x.apply_op3_no_bwd(weight, bias, &LinearOp),
+                (Weight::Float(weight), None) => x.apply_op2_no_bwd(weight, &LinearOp),
+                (Weight::Int8(weight), bias) => {
+                    let op = Int8LinearOp {
+                        weight,
+                        inputs,
+                        outputs,
+                        dtype: result_dtype(x.dtype(), self.dtype),
+                    };
+                    match bias {
+                        Some(bias) => x.apply_op2_no_bwd(bias, &op),
+                        None => x.apply_op1_no_bwd(&op),
+                    }
+                }
                 #[cfg(feature = "cuda")]
-                if x.device().is_cuda() {
-                    let dtype = result_dtype(x.dtype(), self.dtype);
-                    let bias = self.bias.as_ref();
-                    return super::cuda::linear(x, &self.weight, bias, [inputs, outputs], dtype);
+                (Weight::Int8OnGpu(_), _) => {
+                    candle_core::bail!("a weight on a GPU met activations elsewhere")
                 }
-                let x = x.contiguous()?;
-                match (&self.weight, &self.bias) {
-                    (Weight::Float(weight), Some(bias)) => {
-                        x.apply_op3_no_bwd(weight, bias, &LinearOp)
-                    }
-                    (Weight::Float(weight), None) => x.apply_op2_no_bwd(weight, &LinearOp),
-                    (Weight::Int8(weight), bias) => {
-                        let op = Int8LinearOp {
-                            weight,
-                            inputs,
-                            outputs,
-                            dtype: result_dtype(x.dtype(), self.dtype),
-                        };
-                        match bias {
-                            Some(bias) => x.apply_op2_no_bwd(bias, &op),
-                            None => x.apply_op1_no_bwd(&op),
-                        }
-                    }
-                    #[cfg(feature = "cuda")]
-                    (Weight::Int8OnGpu(_), _) => {
-                        candle_core::bail!("a weight on a GPU met activations elsewhere")
-                    }
-                }
-            },
-        )
+            }
+        })
     }
 }
 

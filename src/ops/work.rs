@@ -59,6 +59,14 @@ impl Work {
         self
     }
 
+    /// A product whose kernel does `add` too, for which its result is not read and written again.
+    #[cfg_attr(not(feature = "cuda"), cfg(test))]
+    pub(crate) fn adding(mut self, add: Work) -> Self {
+        self.other_flops += add.other_flops;
+        self.read_bytes += add.read_bytes - add.written_bytes;
+        self
+    }
+
     /// The same where the result, [rows, width] of `bytes` each, is given as `reads` says.
     pub(crate) fn writing(mut self, reads: Reads, rows: usize, width: usize, bytes: usize) -> Self {
         if reads == Reads::Int8 {
@@ -300,6 +308,9 @@ mod tests {
         assert_eq!(counts(&rows), [0, 36, 48, 18]);
         assert_eq!(counts(&activation(6, Activation::Gelu, 2)), [0, 30, 12, 12]);
         assert_eq!(counts(&add(6, 2, 4)), [0, 6, 32, 24]);
+        // Two rows of three by five outputs, and one row of five added to both.
+        let sum = linear(2, 3, 5, true, 4, None).adding(add(10, 5, 4));
+        assert_eq!(counts(&sum), [30, 20, 104 + 20, 40]);
         assert_eq!(counts(&moved((6, 2), (6, 4))), [0, 0, 12, 24]);
     }
 }

@@ -2,24 +2,32 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::int8::{self, Activations, Quantised, quantise_images};
-use super::linear::widened;
+use super::int8::{self, Activations, Added, Quantised, quantise_images};
+use super::linear::{linear_adds, widened};
 use super::{dense, device, empty, int, known, pointer, pointer_or_null};
 use crate::cuda::Kernels;
 use crate::cuda::launch::{self, Dtype, Output};
 use crate::ops::Reads;
 use crate::ops::conv2d::{ConvShape, Padding, out_size};
 use crate::ops::int8::SCALE_BYTES;
-use crate::ops::weight::{Int8OnGpu, Weight};
+use crate::ops::weight::Weight;
 
-/// image [B, H, W, in], of floats or in int8 → [B, H', W', out] of `result`; a weight is
-/// [out, kernel, kernel, in].
+/// Whether the convolution's kernel adds to its product.
+pub fn conv2d_adds(weight: &Weight, shape: ConvShape, dtype: DType) -> bool {
+    match weight {
+        Weight::Int8OnGpu(_) if pointwise(shape) => linear_adds(weight, dtype),
+        _ => known(dtype).is_some(),
+    }
+}
+
+/// image [B, H, W, in], of floats or in int8 → [B, H', W', out] of `result`, with what is `added`
+/// ([`conv2d_adds`]); a weight is [out, kernel, kernel, in].
 pub fn conv2d(
     image: &Tensor,
     weight: &Weight,
     bias: &Tensor,
     shape: ConvShape,
-    result: DType,
+    (result, added): (DType, Added),
 ) -> Result<Tensor> {
     let (_, height, width, channels) = image.dims4()?;
     let ConvShape {
@@ -43,64 +51,41 @@ pub fn conv2d(
             image.dims()
         )
     }
-    match (weight, known(result)) {
-        (Weight::Float(weight), Some(dtype)) => float(image, weight, bias, shape, (result, dtype)),
-        (Weight::Float(weight), None) => by_candle(image, weight, bias, shape),
-        (Weight::Int8OnGpu(weight), dtype) => of_int8(image, weight, bias, shape, (result, dtype)),
-        (Weight::Int8(_), _) => candle_core::bail!("a weight on the CPU met an image on a GPU"),
+    if let (Weight::Int8OnGpu(weight), true) = (weight, pointwise(shape)) {
+        return int8::linear(image, weight, Some(bias), result, added);
     }
-}
-
-fn of_int8(
-    image: &Tensor,
-    weight: &Int8OnGpu,
-    bias: &Tensor,
-    shape: ConvShape,
-    (result, dtype): (DType, Option<Dtype>),
-) -> Result<Tensor> {
-    let ConvShape {
-        kernel,
-        inputs,
-        stride,
-        padding,
-        ..
-    } = shape;
-    if kernel == 1 && stride == 1 && padding == Padding::default() {
-        return int8::linear(image, weight, Some(bias), result);
-    }
-    let Int8OnGpu { values, scales, .. } = weight;
-    let widened = || widened(values, scales, result);
-    match dtype {
-        Some(dtype) if weight.multiplies_int8() => {
-            let x = match image.dtype() {
-                DType::U8 => Quantised::given(image, inputs)?,
-                _ => quantise_images(image, dtype)?,
-            };
-            let factors = Factors {
-                image: Activations::Int8(x),
-                weight: values,
-                weight_scales: Some(scales),
-            };
-            launched(image, factors, bias, shape, (result, dtype))
+    let dtype = known(result);
+    let wide;
+    let (weight, weight_scales) = match weight {
+        Weight::Float(weight) => (weight, None),
+        Weight::Int8OnGpu(weight) if weight.multiplies_int8() && dtype.is_some() => {
+            (&weight.values, Some(&weight.scales))
         }
-        Some(dtype) => float(image, &widened()?, bias, shape, (result, dtype)),
-        None => by_candle(image, &widened()?, bias, shape),
-    }
+        Weight::Int8OnGpu(weight) => {
+            wide = widened(&weight.values, &weight.scales, result)?;
+            (&wide, None)
+        }
+        Weight::Int8(_) => candle_core::bail!("a weight on the CPU met an image on a GPU"),
+    };
+    let Some(dtype) = dtype else {
+        added.nothing()?;
+        return by_candle(image, weight, bias, shape);
+    };
+    let factors = Factors {
+        image: match weight_scales {
+            None => Activations::Float(dense(image)?),
+            Some(_) if int8 => Activations::Int8(Quantised::given(image, inputs)?),
+            Some(_) => Activations::Int8(quantise_images(image, dtype)?),
+        },
+        weight,
+        weight_scales,
+    };
+    launched(image, factors, bias, shape, (result, dtype, added))
 }
 
-fn float(
-    image: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
-    shape: ConvShape,
-    types: (DType, Dtype),
-) -> Result<Tensor> {
-    let factors = Factors {
-        image: Activations::Float(dense(image)?),
-        weight,
-        weight_scales: None,
-    };
-    launched(image, factors, bias, shape, types)
+/// Whether it is a product over pixels and nothing more.
+fn pointwise(shape: ConvShape) -> bool {
+    shape.kernel == 1 && shape.stride == 1 && shape.padding == Padding::default()
 }
 
 /// What is multiplied; the scales of outputs are of an int8 weight.
@@ -116,7 +101,7 @@ fn launched(
     factors: Factors,
     bias: &Tensor,
     shape: ConvShape,
-    (result, dtype): (DType, Dtype),
+    (result, dtype, added): (DType, Dtype, Added),
 ) -> Result<Tensor> {
     let (batch, height, width, _) = image.dims4()?;
     let ConvShape {
@@ -128,6 +113,7 @@ fn launched(
     } = shape;
     let [out_height, out_width] = out_size(height, width, kernel, stride, padding);
     let out = empty((batch, out_height, out_width, outputs), result, image)?;
+    let added = added.dense(&out)?;
     let (image_scales, _) = factors.image.scales()?;
     let bias = bias.to_dtype(DType::F32)?;
     let parameters = launch::Conv2d {
@@ -151,7 +137,7 @@ fn launched(
             m: int(batch * out_height * out_width)?,
             n: int(outputs)?,
             rows_per_scale: int(out_height * out_width)?,
-            ..Output::to(&out)?
+            ..added.output(&out)?
         },
     };
     let device = device(image)?;
@@ -161,7 +147,8 @@ fn launched(
         None => launch::launch_conv2d(&parameters, dtype, processors),
     };
     // SAFETY: batch × height × width × channels values, outputs × kernel² × channels weights, a result
-    // for each output pixel and channel; bias and scales of as many values.
+    // for each output pixel and channel; bias and scales of as many values; what is added is as large as
+    // `Added::dense` has it.
     unsafe { crate::cuda::launch(device, &parameters, plan) }?;
     Ok(out)
 }

@@ -164,12 +164,13 @@ pub fn quantise_images(x: &Tensor, dtype: Dtype) -> Result<Quantised> {
     Ok(quantised)
 }
 
-/// x [.., in], of floats or in int8 → [.., out] of `result`.
+/// x [.., in], of floats or in int8 → [.., out] of `result`, with what is `added`.
 pub fn linear(
     x: &Tensor,
     weight: &Int8OnGpu,
     bias: Option<&Tensor>,
     result: DType,
+    added: Added,
 ) -> Result<Tensor> {
     let Int8OnGpu {
         scheme,
@@ -190,6 +191,7 @@ pub fn linear(
         Some(dtype) if weight.has_kernel() && rows > 0 => dtype,
         _ => {
             let weight = widened(values, scales, result)?.reshape((outputs, inputs))?;
+            added.nothing()?;
             return float(&floats()?, &weight, bias)?.reshape(dims);
         }
     };
@@ -199,6 +201,7 @@ pub fn linear(
         Scheme::W8A16 => Activations::Float(dense(&floats()?)?),
     };
     let out = empty(dims, result, x)?;
+    let added = added.dense(&out)?;
     let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
     let (row_scales, rows_per_scale) = a.scales()?;
     let parameters = Gemm {
@@ -212,7 +215,7 @@ pub fn linear(
             m: int(rows)?,
             n: int(outputs)?,
             rows_per_scale: int(rows_per_scale)?,
-            ..Output::to(&out)?
+            ..added.output(&out)?
         },
     };
     let device = device(x)?;
@@ -222,27 +225,67 @@ pub fn linear(
         Scheme::W8A16 => launch::launch_w8a16_gemm(&parameters, dtype, processors),
     };
     // SAFETY: rows × inputs activations, outputs × inputs weights, rows × outputs results; scales and
-    // bias of as many values, a scale of activations for each row or image.
+    // bias of as many values, a scale of activations for each row or image; what is added is as large
+    // as `Added::dense` has it.
     unsafe { crate::cuda::launch(device, &parameters, plan) }?;
     Ok(out)
 }
 
-impl Output {
-    /// A product that goes to `out` as it is; sizes are the caller's to set.
-    pub fn to(out: &Tensor) -> Result<Self> {
-        let none = std::ptr::null_mut();
+/// What a product's kernel adds to its sums before it rounds them.
+#[derive(Clone, Default)]
+pub struct Added {
+    /// A row [B, out] for all of an image's pixels.
+    pub by_image: Option<Tensor>,
+    /// Of the result's shape.
+    pub residual: Option<Tensor>,
+}
+
+impl Added {
+    /// Fails if there is anything, where no kernel adds it.
+    pub fn nothing(&self) -> Result<()> {
+        match (&self.by_image, &self.residual) {
+            (None, None) => Ok(()),
+            _ => candle_core::bail!("no kernel adds to this product"),
+        }
+    }
+
+    /// As the kernels read it, for the result `out` [B, .., n].
+    pub fn dense(self, out: &Tensor) -> Result<Self> {
+        let dims = out.dims();
+        let row = [dims[0], dims[dims.len() - 1]];
+        let readable = |x: Option<Tensor>, dims: &[usize]| match x {
+            Some(x) if x.dims() != dims || x.dtype() != out.dtype() => {
+                candle_core::bail!(
+                    "sum of {:?} {dims:?} and {:?} {:?}",
+                    out.dtype(),
+                    x.dtype(),
+                    x.dims()
+                )
+            }
+            x => x.map(|x| dense(&x)).transpose(),
+        };
         Ok(Self {
+            by_image: readable(self.by_image, &row)?,
+            residual: readable(self.residual, dims)?,
+        })
+    }
+
+    /// A product that goes to `out` [B, .., n] with this; scales, bias and sizes are the caller's to set.
+    pub fn output(&self, out: &Tensor) -> Result<Output> {
+        let none = std::ptr::null_mut();
+        let dims = out.dims();
+        Ok(Output {
             row_scales: none,
             col_scales: none,
             bias: none,
-            image_bias: none,
-            residual: none,
+            image_bias: pointer_or_null(self.by_image.as_ref())?,
+            residual: pointer_or_null(self.residual.as_ref())?,
             out: pointer(out)?,
             sentinel: none,
             m: 0,
             n: 0,
             rows_per_scale: 1,
-            rows_per_image: 1,
+            rows_per_image: int(dims[1..dims.len() - 1].iter().product())?,
         })
     }
 }

@@ -2,22 +2,25 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::int8;
+use super::int8::{self, Added};
+use super::known;
 use crate::ops::weight::Weight;
 
-/// x [.., in], or its rows in int8 → [.., out] of `dtype`; a float weight is [out, in].
+/// x [.., in], or its rows in int8 → [.., out] of `dtype`, with what is `added` ([`linear_adds`]); a
+/// float weight is [out, in].
 pub fn linear(
     x: &Tensor,
     weight: &Weight,
     bias: Option<&Tensor>,
     [inputs, outputs]: [usize; 2],
-    dtype: DType,
+    (dtype, added): (DType, Added),
 ) -> Result<Tensor> {
     let weight = match weight {
         Weight::Float(weight) => weight,
-        Weight::Int8OnGpu(weight) => return int8::linear(x, weight, bias, dtype),
+        Weight::Int8OnGpu(weight) => return int8::linear(x, weight, bias, dtype, added),
         Weight::Int8(_) => candle_core::bail!("a weight on the CPU met activations on a GPU"),
     };
+    added.nothing()?;
     let mut dims = x.dims().to_vec();
     match dims.last_mut() {
         Some(last) if *last == inputs => *last = outputs,
@@ -25,6 +28,11 @@ pub fn linear(
     }
     let rows = x.reshape((x.elem_count() / inputs, inputs))?; // [rows, in]
     float(&rows, weight, bias)?.reshape(dims)
+}
+
+/// Whether the layer's kernel adds to its product: cuBLAS' does not.
+pub fn linear_adds(weight: &Weight, dtype: DType) -> bool {
+    matches!(weight, Weight::Int8OnGpu(weight) if weight.has_kernel()) && known(dtype).is_some()
 }
 
 /// x [rows, in] · weight [out, in]ᵀ + bias, summed in float32 by cuBLAS.

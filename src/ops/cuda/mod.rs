@@ -12,8 +12,9 @@ mod norm;
 mod pointwise;
 
 pub use attention::{attention, cross_attention, has_cross_attention};
-pub use conv2d::conv2d;
-pub use linear::linear;
+pub use conv2d::{conv2d, conv2d_adds};
+pub use int8::Added;
+pub use linear::{linear, linear_adds};
 pub use movement::{concat_channels, inputs_last, upsample_nearest};
 pub use norm::{group_norm, group_norm_given, layer_norm};
 pub use pointwise::{activation, add, geglu};
