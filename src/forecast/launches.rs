@@ -46,7 +46,8 @@ pub fn linear_add(
     Some(product + usize::from(int8.is_none()))
 }
 
-/// One of more than a pixel, with the sum behind it; under W8A8 two kernels quantise the image, unless it comes so.
+/// One of more than a pixel, with the sum behind it; under W8A8 two kernels quantise the image, unless
+/// it comes so.
 pub fn conv2d((dtype, reads): (DType, Reads), inputs: usize, int8: Option<Scheme>) -> Launches {
     match int8 {
         None => in_half(dtype, 1),

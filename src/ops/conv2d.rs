@@ -11,6 +11,8 @@ use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
 use super::cpu::{Rows, Values, linear_rows, store, task_rows};
+#[cfg(feature = "cuda")]
+use super::cuda::Added;
 use super::int8::{Int8Weights, Quantised, Reads, SCALE_BYTES, Scheme, product, result_dtype};
 use super::probe::{self, Layer};
 use super::weight::{Weight, for_kernels, load_weight, outputs_last};
@@ -166,13 +168,7 @@ impl Conv2d {
     ) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if self.adds(&image) {
-            let row = row()?;
-            let values = row.elem_count();
-            let added = super::cuda::Added {
-                by_image: Some(row),
-                ..Default::default()
-            };
-            return self.forward_added(&image, added, values);
+            return self.forward_added(&image, Added::by_image(row()?));
         }
         let out = self.forward(&image)?;
         // Not needed while the sum is made.
@@ -188,13 +184,7 @@ impl Conv2d {
     ) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if self.adds(&image) {
-            let residual = residual()?;
-            let values = residual.elem_count();
-            let added = super::cuda::Added {
-                residual: Some(residual),
-                ..Default::default()
-            };
-            return self.forward_added(&image, added, values);
+            return self.forward_added(&image, Added::residual(residual()?));
         }
         let out = self.forward(&image)?;
         drop(image);
@@ -209,15 +199,9 @@ impl Conv2d {
             && !probe::watched()
     }
 
-    /// With what is `added`, of so many values.
     #[cfg(feature = "cuda")]
-    fn forward_added(
-        &self,
-        image: &Tensor,
-        added: super::cuda::Added,
-        values: usize,
-    ) -> Result<Tensor> {
-        let sizes = image.dims4()?;
+    fn forward_added(&self, image: &Tensor, added: Added) -> Result<Tensor> {
+        let (sizes, values) = (image.dims4()?, added.values());
         let work = || {
             let product = self.work(sizes, image);
             let bytes = self.result_dtype(image).size_in_bytes();
@@ -228,7 +212,7 @@ impl Conv2d {
     }
 
     #[cfg(feature = "cuda")]
-    fn on_gpu(&self, image: &Tensor, added: super::cuda::Added) -> Result<Tensor> {
+    fn on_gpu(&self, image: &Tensor, added: Added) -> Result<Tensor> {
         let kind = (self.result_dtype(image), added);
         super::cuda::conv2d(image, &self.weight, &self.bias, self.shape, kind)
     }

@@ -12,10 +12,10 @@ use candle_nn::VarBuilder;
 use super::cpu::{Rows, Values, linear_rows, store};
 use super::int8::{Int8Weights, Quantised, Reads, SCALE_BYTES, Scheme, product, result_dtype};
 use super::probe::{self, Layer};
-#[cfg(feature = "cuda")]
-use super::weight::Int8OnGpu;
 use super::weight::{Weight, for_kernels, load_weight, outputs_last};
 use super::{add, work};
+#[cfg(feature = "cuda")]
+use super::{cuda::Added, weight::Int8OnGpu};
 use crate::measure::op::{self, Work};
 
 /// A linear layer: weight kept as its device reads it ([in, out] on the CPU) or in int8, bias `[out]`.
@@ -147,10 +147,7 @@ impl Linear {
             if super::cuda::linear_adds(&self.weight, dtype) && !probe::watched() {
                 let values = residual.elem_count();
                 let add = work::add(values, values, dtype.size_in_bytes());
-                let added = super::cuda::Added {
-                    residual: Some(residual.clone()),
-                    ..Default::default()
-                };
+                let added = Added::residual(residual.clone());
                 return op::run(|| self.work(&x).adding(add), || self.on_gpu(&x, added));
             }
         }
@@ -161,7 +158,7 @@ impl Linear {
     }
 
     #[cfg(feature = "cuda")]
-    fn on_gpu(&self, x: &Tensor, added: super::cuda::Added) -> Result<Tensor> {
+    fn on_gpu(&self, x: &Tensor, added: Added) -> Result<Tensor> {
         let sizes = [self.inputs, self.outputs];
         let dtype = result_dtype(x.dtype(), self.dtype);
         super::cuda::linear(x, &self.weight, self.bias.as_ref(), sizes, (dtype, added))

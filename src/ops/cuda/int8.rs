@@ -232,15 +232,35 @@ pub fn linear(
 }
 
 /// What a product's kernel adds to its sums before it rounds them.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Added {
-    /// A row [B, out] for all of an image's pixels.
-    pub by_image: Option<Tensor>,
-    /// Of the result's shape.
-    pub residual: Option<Tensor>,
+    by_image: Option<Tensor>,
+    residual: Option<Tensor>,
 }
 
 impl Added {
+    /// A row [B, out] for all of an image's pixels.
+    pub fn by_image(row: Tensor) -> Self {
+        Self {
+            by_image: Some(row),
+            residual: None,
+        }
+    }
+
+    /// A tensor of the result's shape.
+    pub fn residual(x: Tensor) -> Self {
+        Self {
+            by_image: None,
+            residual: Some(x),
+        }
+    }
+
+    /// How many values.
+    pub fn values(&self) -> usize {
+        let all = self.by_image.iter().chain(&self.residual);
+        all.map(Tensor::elem_count).sum()
+    }
+
     /// Fails if there is anything, where no kernel adds it.
     pub fn nothing(&self) -> Result<()> {
         match (&self.by_image, &self.residual) {
