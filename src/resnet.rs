@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::error::Result;
-use crate::ops::{Activation, Conv2d, GroupNorm, Linear, Reads, add, add_by_image};
+use crate::ops::{Activation, Conv2d, GroupNorm, Linear, Reads};
 
 /// Norm, SiLU, convolution, twice, around a skip; the time embedding enters between.
 /// Source: diffusers, `models/resnet.py`, `ResnetBlock2D`.
@@ -79,17 +79,22 @@ impl ResnetBlock {
     ) -> Result<Tensor> {
         // Each step's input is dropped as soon as its result is there: images are what fills memory.
         let reads = self.conv1.reads();
-        let mut h = self.conv1.forward(&norm(&self.norm1, reads, x)?)?; // [B, H, W, C_out]
-        if let (Some(projection), Some(embedding)) = (&self.time_emb_proj, embedding) {
-            let shift = projection.forward(embedding)?; // [B, C_out]
-            h = add_by_image(&h, &shift)?;
-        }
+        let normed = norm(&self.norm1, reads, x)?;
+        let mut h = match (&self.time_emb_proj, embedding) {
+            (Some(projection), Some(embedding)) => self
+                .conv1
+                .forward_add_by_image(normed, || projection.forward(embedding)),
+            _ => {
+                let h = self.conv1.forward(&normed);
+                drop(normed);
+                h
+            }
+        }?; // [B, H, W, C_out]
         h = norm(&self.norm2, self.conv2.reads(), &h)?;
-        h = self.conv2.forward(&h)?;
-        let sum = match &self.conv_shortcut {
-            Some(shortcut) => add(&shortcut.forward(x)?, &h)?,
-            None => add(x, &h)?,
-        };
+        let sum = self.conv2.forward_add(h, || match &self.conv_shortcut {
+            Some(shortcut) => shortcut.forward(x),
+            None => Ok(x.clone()),
+        })?;
         Ok(if self.scale == 1.0 {
             sum
         } else {

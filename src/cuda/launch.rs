@@ -89,6 +89,25 @@ mirrored! {
         causal: c_int,
     }
 
+    /// The same with the queries projected on the way.
+    CrossAttention {
+        x: Pointer,
+        x_scales: Pointer,
+        wq: Pointer,
+        wq_scales: Pointer,
+        k: Pointer,
+        v: Pointer,
+        out: Pointer,
+        batch: c_int,
+        kv_batch: c_int,
+        heads: c_int,
+        queries: c_int,
+        keys: c_int,
+        channels: c_int,
+        kv_stride: c_int,
+        rows_per_scale: c_int,
+    }
+
     /// Layer normalisation.
     LayerNorm {
         x: Pointer,
@@ -153,7 +172,7 @@ macro_rules! parameters {
     };
 }
 
-parameters!(Gemm Conv2d Attention LayerNorm Rows Images GroupNorm Finite);
+parameters!(Gemm Conv2d Attention CrossAttention LayerNorm Rows Images GroupNorm Finite);
 
 impl Launch {
     /// The kernel's name, or what is wrong with the parameters.
@@ -176,6 +195,7 @@ unsafe extern "C" {
     pub safe fn launch_int8_conv2d(p: &Conv2d, dtype: Dtype, processors: c_int) -> Launch;
     pub safe fn launch_conv2d(p: &Conv2d, dtype: Dtype, processors: c_int) -> Launch;
     pub safe fn launch_attention_d64(p: &Attention, dtype: Dtype) -> Launch;
+    pub safe fn launch_cross_attention(p: &CrossAttention, dtype: Dtype) -> Launch;
     pub safe fn launch_layer_norm(p: &LayerNorm, dtype: Dtype) -> Launch;
     pub safe fn launch_geglu(p: &Rows, dtype: Dtype) -> Launch;
     pub safe fn launch_quantise_rows(p: &Rows, dtype: Dtype) -> Launch;
@@ -211,6 +231,7 @@ mod tests {
             Gemm darkroom_layout_gemm
             Conv2d darkroom_layout_conv2d
             Attention darkroom_layout_attention
+            CrossAttention darkroom_layout_cross_attention
             LayerNorm darkroom_layout_layer_norm
             Rows darkroom_layout_rows
             Images darkroom_layout_images

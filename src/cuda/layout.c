@@ -22,6 +22,11 @@ const size_t darkroom_layout_conv2d[] = {sizeof(OF),  AT(x),       AT(w),       
 const size_t darkroom_layout_attention[] = {sizeof(OF), AT(q),       AT(k),    AT(v),        AT(out),       AT(batch), AT(kv_batch),
                                             AT(heads),  AT(queries), AT(keys), AT(q_stride), AT(kv_stride), AT(causal)};
 #undef OF
+#define OF CrossAttention
+const size_t darkroom_layout_cross_attention[] = {sizeof(OF),  AT(x),        AT(x_scales), AT(wq),      AT(wq_scales), AT(k),
+                                                  AT(v),       AT(out),      AT(batch),    AT(kv_batch), AT(heads),    AT(queries),
+                                                  AT(keys),    AT(channels), AT(kv_stride), AT(rows_per_scale)};
+#undef OF
 #define OF LayerNorm
 const size_t darkroom_layout_layer_norm[] = {sizeof(OF), AT(x), AT(weight), AT(bias), AT(out), AT(out_scales), AT(rows), AT(channels), AT(eps)};
 #undef OF

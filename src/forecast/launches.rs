@@ -5,8 +5,8 @@
 
 use candle_core::DType;
 
-use crate::ops::Activation;
 use crate::ops::int8::Scheme;
+use crate::ops::{Activation, Reads};
 
 /// A count, where it is known.
 pub type Launches = Option<usize>;
@@ -20,21 +20,41 @@ fn in_half(dtype: DType, count: usize) -> Launches {
 }
 
 /// cuBLAS and the bias behind it; an int8 kernel has the bias inside, and under W8A8 another quantises
-/// the rows.
-pub fn linear(dtype: DType, inputs: usize, bias: bool, int8: Option<Scheme>) -> Launches {
+/// the rows, unless they come so.
+pub fn linear(
+    (dtype, reads): (DType, Reads),
+    inputs: usize,
+    bias: bool,
+    int8: Option<Scheme>,
+) -> Launches {
     match int8 {
         None => in_half(dtype, 1 + usize::from(bias)),
         Some(_) if !inputs.is_multiple_of(16) => None,
-        Some(Scheme::W8A8) => in_half(dtype, 2),
-        Some(Scheme::W8A16) => in_half(dtype, 1),
+        Some(Scheme::W8A8) if reads == Reads::Float => in_half(dtype, 2),
+        Some(_) => in_half(dtype, 1),
     }
 }
 
-/// One of more than a pixel; under W8A8 two kernels quantise the image.
-pub fn conv2d(dtype: DType, inputs: usize, int8: Option<Scheme>) -> Launches {
+/// With a sum behind it: an int8 kernel has it inside.
+pub fn linear_add(
+    read: (DType, Reads),
+    inputs: usize,
+    bias: bool,
+    int8: Option<Scheme>,
+) -> Launches {
+    let product = linear(read, inputs, bias, int8)?;
+    Some(product + usize::from(int8.is_none()))
+}
+
+/// One of more than a pixel, with the sum behind it; under W8A8 two kernels quantise the image, unless
+/// it comes so.
+pub fn conv2d((dtype, reads): (DType, Reads), inputs: usize, int8: Option<Scheme>) -> Launches {
     match int8 {
         None => in_half(dtype, 1),
-        Some(Scheme::W8A8) if inputs.is_multiple_of(16) => in_half(dtype, 3),
+        Some(Scheme::W8A8) if inputs.is_multiple_of(16) => match reads {
+            Reads::Float => in_half(dtype, 3),
+            Reads::Int8 => in_half(dtype, 1),
+        },
         Some(_) => in_half(dtype, WIDENED + 1),
     }
 }
@@ -43,6 +63,20 @@ pub fn conv2d(dtype: DType, inputs: usize, int8: Option<Scheme>) -> Launches {
 /// float32 with a cast on either side, a change of layout.
 pub fn attention(dtype: DType, head: usize) -> Launches {
     in_half(dtype, if head == 64 { 1 } else { 10 })
+}
+
+/// One kernel for int8 rows and heads of 64; else the queries' product, and attention.
+pub fn cross_attention(
+    read: (DType, Reads),
+    inputs: usize,
+    int8: Option<Scheme>,
+    head: usize,
+) -> Launches {
+    let product = linear(read, inputs, false, int8)?;
+    match (int8, read.1, head) {
+        (Some(Scheme::W8A8), Reads::Int8, 64) => Some(product),
+        _ => Some(product + attention(read.0, head)?),
+    }
 }
 
 /// Statistics, their table, the norm with SiLU.

@@ -15,14 +15,31 @@ pub fn linear(x: &Tensor, outputs: usize, bias: bool) -> Tensor {
 
 /// The same with a weight in int8 where a scheme is given.
 pub fn linear_in(int8: Option<Scheme>, x: &Tensor, outputs: usize, bias: bool) -> Tensor {
+    x.heap().launch(launches::linear(
+        (x.dtype(), x.reads()),
+        x.width(),
+        bias,
+        int8,
+    ));
+    product(int8, x, outputs, bias)
+}
+
+/// residual + the same of x [.., in], with a bias.
+pub fn linear_add(int8: Option<Scheme>, x: Tensor, residual: &Tensor) -> Tensor {
+    let kernels = launches::linear_add((x.dtype(), x.reads()), x.width(), true, int8);
+    x.heap().launch(kernels);
+    let y = product(int8, &x, residual.width(), true);
+    drop(x);
+    sum(residual, &y)
+}
+
+fn product(int8: Option<Scheme>, x: &Tensor, outputs: usize, bias: bool) -> Tensor {
     let inputs = x.width();
     let rows = x.count() / inputs;
     let mut dims = x.dims().to_vec();
     dims.pop();
     dims.push(outputs);
     let work = work::linear(rows, inputs, outputs, bias, x.value_bytes(), int8);
-    x.heap()
-        .launch(launches::linear(x.dtype(), inputs, bias, int8));
     x.heap().run(
         read_by(x, work),
         workspace::linear(
@@ -78,6 +95,13 @@ impl Conv {
         Self { int8, ..self }
     }
 
+    /// The image's convolution + what is `added` to all of it, or to each image: in the same kernel.
+    pub fn forward_add(self, image: Tensor, added: impl FnOnce() -> Tensor) -> Tensor {
+        let y = self.forward(&image);
+        drop(image);
+        sum(&y, &added())
+    }
+
     /// image [B, H, W, in] → [B, H', W', out].
     pub fn forward(self, image: &Tensor) -> Tensor {
         let [batch, height, width, inputs] = image.sizes();
@@ -92,9 +116,10 @@ impl Conv {
         let (pixels, out_pixels) = (batch * height * width, out_height * out_width);
         let taps = kernel * kernel;
         let pointwise = kernel == 1 && stride == 1 && padding == Padding::default();
+        let read = (image.dtype(), image.reads());
         image.heap().launch(match int8 {
-            Some(_) if pointwise => launches::linear(image.dtype(), inputs, true, int8),
-            _ => launches::conv2d(image.dtype(), inputs, int8),
+            Some(_) if pointwise => launches::linear(read, inputs, true, int8),
+            _ => launches::conv2d(read, inputs, int8),
         });
         let work = work::conv2d(
             (pixels, batch * out_pixels),
@@ -107,7 +132,7 @@ impl Conv {
         image.heap().run(
             read_by(image, work),
             workspace::conv2d(
-                (image.dtype(), image.reads()),
+                read,
                 (pixels, batch, out_pixels),
                 taps,
                 (inputs, outputs),
@@ -123,11 +148,29 @@ impl Conv {
 
 /// q [B, Nq, C]; k, v [K, Nk, C] → [B, Nq, C].
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Tensor {
+    q.heap()
+        .launch(launches::attention(q.dtype(), q.width() / heads));
+    attended(q, k, v, heads, causal)
+}
+
+/// The same with queries from x [B, Nq, in], by a weight without bias.
+pub fn cross_attention(
+    int8: Option<Scheme>,
+    x: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+) -> Tensor {
+    let (read, width) = ((x.dtype(), x.reads()), k.width());
+    let kernels = launches::cross_attention(read, x.width(), int8, width / heads);
+    x.heap().launch(kernels);
+    attended(&product(int8, x, width, false), k, v, heads, false)
+}
+
+fn attended(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Tensor {
     let [batch, queries, width] = q.sizes();
     let [key_batch, keys, _] = k.sizes();
     debug_assert_eq!(k.dims(), v.dims());
-    q.heap()
-        .launch(launches::attention(q.dtype(), width / heads));
     q.heap().run(
         work::attention(
             (batch * heads, key_batch * heads),
@@ -227,6 +270,10 @@ pub fn activation(x: &Tensor, which: Activation) -> Tensor {
 /// a + b; b may be repeated.
 pub fn add(a: &Tensor, b: &Tensor) -> Tensor {
     a.heap().launch(launches::add(a.dtype()));
+    sum(a, b)
+}
+
+fn sum(a: &Tensor, b: &Tensor) -> Tensor {
     a.heap().run(
         work::add(a.count(), b.count(), a.value_bytes()),
         workspace::add(a.dtype(), a.count(), b.count()),

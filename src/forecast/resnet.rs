@@ -3,7 +3,7 @@
 use super::heap::Tensor;
 use super::loader::Loader;
 use super::model::Int8;
-use super::ops::{Conv, add, linear_in};
+use super::ops::{Conv, linear_in};
 use crate::ops::Reads;
 
 /// `ResnetBlock::load`.
@@ -36,18 +36,22 @@ pub fn forward(
     norm: &dyn Fn(Reads, &Tensor) -> Tensor,
 ) -> Tensor {
     let conv = |kernel, part| Conv::same(outputs, kernel).kept_in(int8.of(part));
-    let mut h = conv(3, "conv1").forward(&norm(int8.reads("conv1"), x));
-    if let Some(embedding) = embedding {
-        let shift = linear_in(int8.of("time_emb_proj"), embedding, outputs, true); // [B, C_out]
-        h = add(&h, &shift);
-    }
-    h = norm(int8.reads("conv2"), &h);
-    h = conv(3, "conv2").forward(&h);
-    let sum = if x.width() == outputs {
-        add(x, &h)
-    } else {
-        add(&conv(1, "conv_shortcut").forward(x), &h)
+    let normed = norm(int8.reads("conv1"), x);
+    let mut h = match embedding {
+        Some(embedding) => conv(3, "conv1").forward_add(normed, || {
+            linear_in(int8.of("time_emb_proj"), embedding, outputs, true) // [B, C_out]
+        }),
+        None => {
+            let h = conv(3, "conv1").forward(&normed);
+            drop(normed);
+            h
+        }
     };
+    h = norm(int8.reads("conv2"), &h);
+    let sum = conv(3, "conv2").forward_add(h, || match x.width() == outputs {
+        true => x.clone(),
+        false => conv(1, "conv_shortcut").forward(x),
+    });
     if scale == 1.0 {
         return sum;
     }

@@ -8,8 +8,8 @@ use super::heap::{Heap, Tensor};
 use super::loader::Loader;
 use super::model::Int8;
 use super::ops::{
-    Conv, Statistics, activation, add, attention, concat_channels, geglu, group_norm, layer_norm,
-    linear_in, to_channels_first, to_channels_last, upsample_nearest,
+    Conv, Statistics, activation, attention, concat_channels, cross_attention, geglu, group_norm,
+    layer_norm, linear_add, linear_in, to_channels_first, to_channels_last, upsample_nearest,
 };
 use super::resnet;
 use crate::config::{LevelConfig, TransformerConfig, UnetConfig};
@@ -390,8 +390,13 @@ impl Forward<'_> {
             let context = self.contexts.next().expect("one for each block");
             hidden = block(&hidden, transformer.heads, int8, context);
         }
-        let hidden = project(&hidden.view([b, h, w, c]), "proj_out");
-        add(&hidden, &x)
+        let pixels = hidden.view([b, h, w, c]);
+        match linear {
+            true => linear_add(int8.of("proj_out"), pixels, &x),
+            false => Conv::same(c, 1)
+                .kept_in(int8.of("proj_out"))
+                .forward_add(pixels, || x.clone()),
+        }
     }
 }
 
@@ -399,23 +404,22 @@ impl Forward<'_> {
 fn block(x: &Tensor, heads: usize, int8: &Int8, (keys, values): &(Tensor, Tensor)) -> Tensor {
     let c = x.width();
     let project = |x: &Tensor, width, bias, part| linear_in(int8.of(part), x, width, bias);
-    let attend = |x: &Tensor, parts: Projections, keys: &Tensor, values: &Tensor| {
-        let queries = project(x, c, false, parts.to_q);
-        let mixed = attention(&queries, keys, values, heads, false);
-        project(&mixed, c, true, parts.to_out)
-    };
     let mut x = {
         let reads = Reads::all([SELF.to_q, SELF.to_k, SELF.to_v].map(|part| int8.reads(part)));
         let normed = layer_norm(reads, x);
         let keys = project(&normed, c, false, SELF.to_k);
         let values = project(&normed, c, false, SELF.to_v);
-        add(x, &attend(&normed, SELF, &keys, &values))
+        let queries = project(&normed, c, false, SELF.to_q);
+        let mixed = attention(&queries, &keys, &values, heads, false);
+        drop(queries);
+        linear_add(int8.of(SELF.to_out), mixed, x)
     };
     x = {
         let normed = layer_norm(int8.reads(CROSS.to_q), &x);
-        add(&x, &attend(&normed, CROSS, keys, values))
+        let mixed = cross_attention(int8.of(CROSS.to_q), &normed, keys, values, heads);
+        linear_add(int8.of(CROSS.to_out), mixed, &x)
     };
     let inner = project(&layer_norm(int8.reads(FF_IN), &x), 8 * c, true, FF_IN); // [B, H·W, 8C]
     let inner = geglu(int8.reads(FF_OUT), &inner); // [B, H·W, 4C]
-    add(&x, &project(&inner, c, true, FF_OUT))
+    linear_add(int8.of(FF_OUT), inner, &x)
 }

@@ -103,6 +103,7 @@ impl CustomOp1 for ActivationOp {
 /// Gated linear unit with GELU: x [.., 2C] → first half × gelu(second half), [.., C], as the layer
 /// behind it reads it.
 pub fn geglu(reads: Reads, x: &Tensor) -> Result<Tensor> {
+    let reads = reads.given_by(x);
     let work = || {
         let channels = x.dims().last().map_or(0, |width| width / 2);
         let rows = x.elem_count() / (2 * channels).max(1);
@@ -112,7 +113,7 @@ pub fn geglu(reads: Reads, x: &Tensor) -> Result<Tensor> {
     op::run(work, || {
         #[cfg(feature = "cuda")]
         if x.device().is_cuda() {
-            return super::cuda::geglu(x);
+            return super::cuda::geglu(reads, x);
         }
         x.contiguous()?.apply_op1_no_bwd(&GegluOp { reads })
     })

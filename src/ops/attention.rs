@@ -4,12 +4,12 @@
 //! scores appear (online softmax: Milakov and Gimelshein 2018; Dao et al. 2022, FlashAttention). Per
 //! task the scores take `QUERY_TILE` × `KEY_TILE` values, whatever the sequence's length.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::cpu::{Rows, Threads, Values, exp, gemm_nn, gemm_nt, store, vectorised};
-use super::work;
-use crate::measure::op;
+use super::{Linear, work};
+use crate::measure::op::{self, Work};
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,18 +23,8 @@ pub enum Mask {
 /// softmax(q·kᵀ/√d)·v for each head: q [B, Nq, heads·d]; k, v [K, Nk, heads·d] → [B, Nq, heads·d].
 /// K divides B: where it is smaller, B/K rows of q in succession share one row of k and v.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> {
-    let (batch, queries, width) = q.dims3()?;
-    let (key_batch, keys, _) = k.dims3()?;
-    let work = || {
-        work::attention(
-            (batch * heads, key_batch * heads),
-            queries,
-            keys,
-            width / heads,
-            mask == Mask::Causal,
-            q.dtype().size_in_bytes(),
-        )
-    };
+    let (q_dims, k_dims) = (q.dims3()?, k.dims3()?);
+    let work = || work_of(q_dims, k_dims, heads, mask, q.dtype());
     op::run(work, || {
         #[cfg(feature = "cuda")]
         if q.device().is_cuda() {
@@ -46,6 +36,48 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -
             &AttentionOp { heads, mask },
         )
     })
+}
+
+/// Of q [B, Nq, width] and k [K, Nk, width].
+fn work_of(
+    (batch, queries, width): (usize, usize, usize),
+    (key_batch, keys, _): (usize, usize, usize),
+    heads: usize,
+    mask: Mask,
+    dtype: DType,
+) -> Work {
+    work::attention(
+        (batch * heads, key_batch * heads),
+        queries,
+        keys,
+        width / heads,
+        mask == Mask::Causal,
+        dtype.size_in_bytes(),
+    )
+}
+
+/// The same where `to_q` makes the queries of x [B, Nq, in], or of its rows in int8
+/// ([`super::Reads::Int8`]); by one kernel where a GPU has one for it.
+pub fn cross_attention(
+    x: &Tensor,
+    to_q: &Linear,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(weight) = to_q.bare_on_gpu() {
+        use super::cuda;
+        if cuda::has_cross_attention(x, weight, k, heads) {
+            let ((batch, queries, _), k_dims) = (x.dims3()?, k.dims3()?);
+            let work = || {
+                let q_dims = (batch, queries, k_dims.2);
+                work_of(q_dims, k_dims, heads, Mask::None, k.dtype()).making(to_q.work(x))
+            };
+            return op::run(work, || cuda::cross_attention(x, weight, k, v, heads));
+        }
+    }
+    attention(&to_q.forward(x)?, k, v, heads, Mask::None)
 }
 
 pub(super) const QUERY_TILE: usize = 64;

@@ -11,11 +11,13 @@ use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
 use super::cpu::{Rows, Values, linear_rows, store, task_rows};
+#[cfg(feature = "cuda")]
+use super::cuda::Added;
 use super::int8::{Int8Weights, Quantised, Reads, SCALE_BYTES, Scheme, product, result_dtype};
 use super::probe::{self, Layer};
 use super::weight::{Weight, for_kernels, load_weight, outputs_last};
-use super::work;
-use crate::measure::op;
+use super::{add, add_by_image, work};
+use crate::measure::op::{self, Work};
 
 /// Zeros put around an image before a convolution, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -49,6 +51,7 @@ pub struct Conv2d {
     weight: Weight,
     bias: Tensor,
     shape: ConvShape,
+    dtype: DType,
     /// In the checkpoint; empty where it is from none.
     name: String,
 }
@@ -76,6 +79,7 @@ impl Conv2d {
                 stride: 1,
                 padding: Padding::all(kernel / 2),
             },
+            dtype: vb.dtype(),
             name: vb.prefix(),
         })
     }
@@ -96,6 +100,7 @@ impl Conv2d {
     pub fn new(weight: &Tensor, bias: Tensor, stride: usize, padding: Padding) -> Result<Self> {
         let (outputs, inputs, kernel, _) = weight.dims4()?;
         Ok(Self {
+            dtype: weight.dtype(),
             weight: Weight::Float(outputs_last(weight)?), // [kernel, kernel, in, out]
             bias,
             shape: ConvShape {
@@ -119,6 +124,7 @@ impl Conv2d {
     ) -> Self {
         Self {
             weight: Weight::Int8(Arc::new(weight)),
+            dtype: bias.dtype(),
             bias,
             shape: ConvShape {
                 kernel,
@@ -153,36 +159,101 @@ impl Conv2d {
         Ok(out)
     }
 
-    pub(super) fn forward_unseen(&self, image: &Tensor) -> Result<Tensor> {
-        let (batch, height, width, _) = image.dims4()?;
+    /// [`Conv2d::forward`] of the image + a row [B, out] for each image's pixels, in one kernel where a
+    /// GPU has one.
+    pub fn forward_add_by_image(
+        &self,
+        image: Tensor,
+        row: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if self.adds(&image) {
+            return self.forward_added(&image, Added::by_image(row()?));
+        }
+        let out = self.forward(&image)?;
+        // Not needed while the sum is made.
+        drop(image);
+        add_by_image(&out, &row()?)
+    }
+
+    /// residual + [`Conv2d::forward`] of the image, in one kernel where a GPU has one.
+    pub fn forward_add(
+        &self,
+        image: Tensor,
+        residual: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if self.adds(&image) {
+            return self.forward_added(&image, Added::residual(residual()?));
+        }
+        let out = self.forward(&image)?;
+        drop(image);
+        add(&residual()?, &out)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn adds(&self, image: &Tensor) -> bool {
+        let dtype = self.result_dtype(image);
+        image.device().is_cuda()
+            && super::cuda::conv2d_adds(&self.weight, self.shape, dtype)
+            && !probe::watched()
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_added(&self, image: &Tensor, added: Added) -> Result<Tensor> {
+        let (sizes, values) = (image.dims4()?, added.values());
         let work = || {
-            let ConvShape {
-                kernel,
-                inputs,
-                outputs,
-                stride,
-                padding,
-            } = self.shape;
-            let [out_height, out_width] = out_size(height, width, kernel, stride, padding);
-            let pixels = batch * height * width;
+            let product = self.work(sizes, image);
             let bytes = self.result_dtype(image).size_in_bytes();
-            let work = work::conv2d(
-                (pixels, batch * out_height * out_width),
-                kernel * kernel,
-                inputs,
-                outputs,
-                bytes,
-                self.weight.int8(),
-            );
-            match image.dtype() {
-                DType::U8 => work.reading_int8(pixels, inputs, bytes),
-                _ => work,
-            }
+            let results = product.written_bytes as usize / bytes;
+            product.adding(work::add(results, values, bytes))
         };
+        op::run(work, || self.on_gpu(image, added))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self, image: &Tensor, added: Added) -> Result<Tensor> {
+        let kind = (self.result_dtype(image), added);
+        super::cuda::conv2d(image, &self.weight, &self.bias, self.shape, kind)
+    }
+
+    /// What it has to do for images of these sizes.
+    fn work(
+        &self,
+        (batch, height, width, _): (usize, usize, usize, usize),
+        image: &Tensor,
+    ) -> Work {
+        let ConvShape {
+            kernel,
+            inputs,
+            outputs,
+            stride,
+            padding,
+        } = self.shape;
+        let [out_height, out_width] = out_size(height, width, kernel, stride, padding);
+        let pixels = batch * height * width;
+        let bytes = self.result_dtype(image).size_in_bytes();
+        let work = work::conv2d(
+            (pixels, batch * out_height * out_width),
+            kernel * kernel,
+            inputs,
+            outputs,
+            bytes,
+            self.weight.int8(),
+        );
+        match image.dtype() {
+            DType::U8 => work.reading_int8(pixels, inputs, bytes),
+            _ => work,
+        }
+    }
+
+    pub(super) fn forward_unseen(&self, image: &Tensor) -> Result<Tensor> {
+        let sizes = image.dims4()?;
+        let work = || self.work(sizes, image);
         op::run(work, || {
             #[cfg(feature = "cuda")]
             if image.device().is_cuda() {
-                return super::cuda::conv2d(image, &self.weight, &self.bias, self.shape);
+                return self.on_gpu(image, Default::default());
             }
             let image = image.contiguous()?;
             match &self.weight {
@@ -206,7 +277,7 @@ impl Conv2d {
     }
 
     fn result_dtype(&self, image: &Tensor) -> DType {
-        result_dtype(image.dtype(), self.bias.dtype())
+        result_dtype(image.dtype(), self.dtype)
     }
 }
 

@@ -67,7 +67,7 @@ impl GroupNorm {
     ) -> Result<Tensor> {
         let op = GroupNormOp {
             activation,
-            reads,
+            reads: reads.given_by(x),
             ..self.op()
         };
         self.run(x, op)
@@ -132,7 +132,7 @@ impl GroupNorm {
                 let (groups, eps) = (op.groups, op.eps);
                 return match &op.given {
                     Some(given) => group_norm_given(x, affine, groups, eps, (given, op.activation)),
-                    None => group_norm(x, affine, groups, eps, op.activation),
+                    None => group_norm(op.reads, x, affine, (groups, eps), op.activation),
                 };
             }
             x.contiguous()?

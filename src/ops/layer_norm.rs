@@ -40,6 +40,7 @@ impl LayerNorm {
 
     /// x [.., C] → the same shape, as the layers behind it read it.
     pub fn forward_for(&self, reads: Reads, x: &Tensor) -> Result<Tensor> {
+        let reads = reads.given_by(x);
         let work = || {
             let channels = self.weight.elem_count();
             let (rows, bytes) = (x.elem_count() / channels, x.dtype().size_in_bytes());
@@ -53,7 +54,7 @@ impl LayerNorm {
         op::run(work, || {
             #[cfg(feature = "cuda")]
             if x.device().is_cuda() {
-                return super::cuda::layer_norm(x, &self.weight, &self.bias, self.eps);
+                return super::cuda::layer_norm(reads, x, &self.weight, &self.bias, self.eps);
             }
             x.contiguous()?
                 .apply_op3_no_bwd(&self.weight, &self.bias, &op)

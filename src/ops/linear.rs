@@ -13,8 +13,10 @@ use super::cpu::{Rows, Values, linear_rows, store};
 use super::int8::{Int8Weights, Quantised, Reads, SCALE_BYTES, Scheme, product, result_dtype};
 use super::probe::{self, Layer};
 use super::weight::{Weight, for_kernels, load_weight, outputs_last};
-use super::work;
-use crate::measure::op;
+use super::{add, work};
+#[cfg(feature = "cuda")]
+use super::{cuda::Added, weight::Int8OnGpu};
+use crate::measure::op::{self, Work};
 
 /// A linear layer: weight kept as its device reads it ([in, out] on the CPU) or in int8, bias `[out]`.
 #[derive(Clone, Debug)]
@@ -107,6 +109,15 @@ impl Linear {
         Reads::of(&self.weight)
     }
 
+    /// Its int8 weight on a GPU, if that is all it has and no probe is to see it run.
+    #[cfg(feature = "cuda")]
+    pub(super) fn bare_on_gpu(&self) -> Option<&Int8OnGpu> {
+        match (&self.weight, &self.bias) {
+            (Weight::Int8OnGpu(weight), None) if !probe::watched() => Some(weight),
+            _ => None,
+        }
+    }
+
     /// x [.., in], or its rows in int8 ([`Reads::Int8`]) → [.., out].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = self.forward_unseen(x)?;
@@ -114,24 +125,52 @@ impl Linear {
         Ok(y)
     }
 
+    /// What it has to do for x.
+    pub(super) fn work(&self, x: &Tensor) -> Work {
+        let (inputs, outputs) = (self.inputs, self.outputs);
+        let int8 = x.dtype() == DType::U8;
+        let rows = x.elem_count() / (inputs + if int8 { SCALE_BYTES } else { 0 });
+        let bytes = result_dtype(x.dtype(), self.dtype).size_in_bytes();
+        let bias = self.bias.is_some();
+        let work = work::linear(rows, inputs, outputs, bias, bytes, self.weight.int8());
+        match int8 {
+            true => work.reading_int8(rows, inputs, bytes),
+            false => work,
+        }
+    }
+
+    /// residual + [`Linear::forward`] of x, in one kernel where a GPU has one.
+    pub fn forward_add(&self, x: Tensor, residual: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        {
+            let dtype = result_dtype(x.dtype(), self.dtype);
+            if super::cuda::linear_adds(&self.weight, dtype) && !probe::watched() {
+                let values = residual.elem_count();
+                let add = work::add(values, values, dtype.size_in_bytes());
+                let added = Added::residual(residual.clone());
+                return op::run(|| self.work(&x).adding(add), || self.on_gpu(&x, added));
+            }
+        }
+        let y = self.forward(&x)?;
+        // Not needed while the sum is made.
+        drop(x);
+        add(residual, &y)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self, x: &Tensor, added: Added) -> Result<Tensor> {
+        let sizes = [self.inputs, self.outputs];
+        let dtype = result_dtype(x.dtype(), self.dtype);
+        super::cuda::linear(x, &self.weight, self.bias.as_ref(), sizes, (dtype, added))
+    }
+
     pub(super) fn forward_unseen(&self, x: &Tensor) -> Result<Tensor> {
         let (inputs, outputs) = (self.inputs, self.outputs);
-        let work = || {
-            let int8 = x.dtype() == DType::U8;
-            let rows = x.elem_count() / (inputs + if int8 { SCALE_BYTES } else { 0 });
-            let bytes = result_dtype(x.dtype(), self.dtype).size_in_bytes();
-            let bias = self.bias.is_some();
-            let work = work::linear(rows, inputs, outputs, bias, bytes, self.weight.int8());
-            if int8 {
-                work.reading_int8(rows, inputs, bytes)
-            } else {
-                work
-            }
-        };
+        let work = || self.work(x);
         op::run(work, || {
             #[cfg(feature = "cuda")]
             if x.device().is_cuda() {
-                return super::cuda::linear(x, &self.weight, self.bias.as_ref(), [inputs, outputs]);
+                return self.on_gpu(x, Default::default());
             }
             let x = x.contiguous()?;
             match (&self.weight, &self.bias) {

@@ -28,7 +28,7 @@ pub mod workspace;
 
 pub use activation::{Activation, activation, geglu};
 pub use add::{add, add_by_image, add_to_each};
-pub use attention::{Mask, attention};
+pub use attention::{Mask, attention, cross_attention};
 pub(crate) use conv2d::out_size;
 pub use conv2d::{Conv2d, Padding};
 pub use embedding::{Embedding, SinusoidConfig, sinusoid};

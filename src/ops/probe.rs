@@ -85,6 +85,12 @@ pub fn watch<T>(probe: Probe, body: impl FnOnce() -> T) -> T {
     body()
 }
 
+/// Whether anybody watches.
+#[cfg(feature = "cuda")]
+pub(super) fn watched() -> bool {
+    WATCHED.load(Relaxed)
+}
+
 /// Tells of a layer that has run; layers without a name are nobody's.
 pub(super) fn tell(
     name: &str,

@@ -33,6 +33,27 @@ pub struct Int8OnGpu {
     pub scales: Tensor,
 }
 
+#[cfg(feature = "cuda")]
+impl Int8OnGpu {
+    /// What the kernels' inputs are a multiple of.
+    const INPUTS: usize = 16;
+
+    /// Its inputs: channels of what it is multiplied by.
+    pub fn inputs(&self) -> usize {
+        self.values.dims().last().copied().unwrap_or(0)
+    }
+
+    /// Whether there is a kernel for its inputs in half precision.
+    pub fn has_kernel(&self) -> bool {
+        self.inputs().is_multiple_of(Self::INPUTS)
+    }
+
+    /// Whether that kernel multiplies int8 activations.
+    pub fn multiplies_int8(&self) -> bool {
+        self.scheme == Scheme::W8A8 && self.has_kernel()
+    }
+}
+
 impl Weight {
     /// How it is quantised, if it is.
     pub fn int8(&self) -> Option<Scheme> {

@@ -49,6 +49,24 @@ impl Work {
         self
     }
 
+    /// Attention that makes its queries on the way, which then are neither written nor read.
+    #[cfg_attr(not(feature = "cuda"), cfg(test))]
+    pub(crate) fn making(mut self, queries: Work) -> Self {
+        self.macs += queries.macs;
+        self.other_flops += queries.other_flops;
+        self.read_bytes -= queries.written_bytes;
+        self.read_bytes += queries.read_bytes;
+        self
+    }
+
+    /// A product whose kernel does `add` too, for which its result is not read and written again.
+    #[cfg_attr(not(feature = "cuda"), cfg(test))]
+    pub(crate) fn adding(mut self, add: Work) -> Self {
+        self.other_flops += add.other_flops;
+        self.read_bytes += add.read_bytes - add.written_bytes;
+        self
+    }
+
     /// The same where the result, [rows, width] of `bytes` each, is given as `reads` says.
     pub(crate) fn writing(mut self, reads: Reads, rows: usize, width: usize, bytes: usize) -> Self {
         if reads == Reads::Int8 {
@@ -275,6 +293,10 @@ mod tests {
         assert_eq!(counts(&whole), [72, 45 + 12, 4 * 36, 48]);
         let causal = attention((1, 1), 3, 3, 4, true, 4);
         assert_eq!(counts(&causal), [48, 30 + 12, 4 * 36, 48]);
+        // Its queries from three rows of two values: 24 products more, and in place of the queries' 48
+        // bytes those of the rows and of the weight, 4 · 6 + 4 · 8.
+        let made = whole.making(linear(3, 2, 4, false, 4, None));
+        assert_eq!(counts(&made), [96, 57, 4 * 24 + 56, 48]);
         // Six values: 7 operations each, and SiLU's 4.
         assert_eq!(counts(&group_norm(3, 2, None, 4)), [0, 42, 40, 24]);
         let silu = group_norm(3, 2, Some(Activation::Silu), 4);
@@ -286,6 +308,9 @@ mod tests {
         assert_eq!(counts(&rows), [0, 36, 48, 18]);
         assert_eq!(counts(&activation(6, Activation::Gelu, 2)), [0, 30, 12, 12]);
         assert_eq!(counts(&add(6, 2, 4)), [0, 6, 32, 24]);
+        // Two rows of three by five outputs, and one row of five added to both.
+        let sum = linear(2, 3, 5, true, 4, None).adding(add(10, 5, 4));
+        assert_eq!(counts(&sum), [30, 20, 104 + 20, 40]);
         assert_eq!(counts(&moved((6, 2), (6, 4))), [0, 0, 12, 24]);
     }
 }

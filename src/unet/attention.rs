@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::error::Result;
-use crate::ops::{Linear, Mask, Reads, attention};
+use crate::ops::{Linear, Mask, Reads, attention, cross_attention};
 
 /// Attention's projections. Source: diffusers, `models/attention_processor.py`, `Attention`.
 #[derive(Debug)]
@@ -53,11 +53,23 @@ impl Attention {
         })
     }
 
-    /// x [B, H·W, C] → [B, H·W, C]
-    pub fn forward(&self, x: &Tensor, KeyValues { keys, values }: &KeyValues) -> Result<Tensor> {
-        let queries = self.to_q.forward(x)?;
-        Ok(self
-            .to_out
-            .forward(&attention(&queries, keys, values, self.heads, Mask::None)?)?)
+    /// x + its attention over itself: `normed` is x's norm, [B, H·W, C] → [B, H·W, C]
+    pub fn add_to(&self, x: &Tensor, normed: &Tensor) -> Result<Tensor> {
+        let KeyValues { keys, values } = self.project(normed)?;
+        let queries = self.to_q.forward(normed)?;
+        let mixed = attention(&queries, &keys, &values, self.heads, Mask::None)?;
+        drop(queries);
+        Ok(self.to_out.forward_add(mixed, x)?)
+    }
+
+    /// The same over the text.
+    pub fn add_cross_to(
+        &self,
+        x: &Tensor,
+        normed: &Tensor,
+        KeyValues { keys, values }: &KeyValues,
+    ) -> Result<Tensor> {
+        let mixed = cross_attention(normed, &self.to_q, keys, values, self.heads)?;
+        Ok(self.to_out.forward_add(mixed, x)?)
     }
 }

@@ -7,7 +7,7 @@ use super::Contexts;
 use super::attention::{Attention, KeyValues};
 use crate::config::{TransformerConfig, UnetConfig};
 use crate::error::Result;
-use crate::ops::{Conv2d, GroupNorm, LayerNorm, Linear, Reads, add, geglu};
+use crate::ops::{Conv2d, GroupNorm, LayerNorm, Linear, Reads, geglu};
 
 /// Eps of the transformer's group norm and of its blocks' layer norms; neither is in the config.
 const GROUP_NORM_EPS: f64 = 1e-6;
@@ -51,6 +51,14 @@ impl Projection {
         Ok(match self {
             Self::Linear(linear) => linear.forward(x)?,
             Self::Conv(conv) => conv.forward(x)?,
+        })
+    }
+
+    /// residual + the projection of x.
+    fn forward_add(&self, x: Tensor, residual: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::Linear(linear) => linear.forward_add(x, residual)?,
+            Self::Conv(conv) => conv.forward_add(x, || Ok(residual.clone()))?,
         })
     }
 }
@@ -103,8 +111,7 @@ impl SpatialTransformer {
                 .expect("one for each block: `Unet::prepare` made them");
             hidden = block.forward(&hidden, context)?;
         }
-        let hidden = self.proj_out.forward(&hidden.reshape((b, h, w, c))?)?;
-        Ok(add(&hidden, &x)?)
+        self.proj_out.forward_add(hidden.reshape((b, h, w, c))?, &x)
     }
 }
 
@@ -142,18 +149,17 @@ impl TransformerBlock {
     fn forward(&self, x: &Tensor, context: &KeyValues) -> Result<Tensor> {
         let mut x = {
             let normed = self.norm1.forward_for(self.attn1.reads(), x)?;
-            let key_values = self.attn1.project(&normed)?;
-            add(x, &self.attn1.forward(&normed, &key_values)?)?
+            self.attn1.add_to(x, &normed)?
         };
         x = {
             let normed = self.norm2.forward_for(self.attn2.reads_queries(), &x)?;
-            add(&x, &self.attn2.forward(&normed, context)?)?
+            self.attn2.add_cross_to(&x, &normed, context)?
         };
         let inner = {
             let normed = self.norm3.forward_for(self.ff_in.reads(), &x)?;
             self.ff_in.forward(&normed)? // [B, H·W, 8C]
         };
         let inner = geglu(self.ff_out.reads(), &inner)?; // [B, H·W, 4C]
-        Ok(add(&x, &self.ff_out.forward(&inner)?)?)
+        Ok(self.ff_out.forward_add(inner, &x)?)
     }
 }

@@ -3,9 +3,11 @@
 use candle_core::{DType, Result, Tensor};
 use candle_nn::ops::softmax_last_dim;
 
+use super::int8::Quantised;
 use super::{dense, device, empty, half, int, pointer};
 use crate::cuda::launch::{self, Dtype};
 use crate::ops::Mask;
+use crate::ops::weight::Int8OnGpu;
 
 /// The kernel's head dimension.
 const HEAD: usize = 64;
@@ -67,6 +69,58 @@ fn in_64s(
     let plan = launch::launch_attention_d64(&parameters, dtype);
     // SAFETY: batch × queries × width values in and out, kv_batch × keys × width keys and values.
     unsafe { crate::cuda::launch(device(&q)?, &parameters, plan) }?;
+    Ok(out)
+}
+
+/// Whether [`cross_attention`] takes them: x in int8, [B, Nq, in + 4], heads of 64, f16 or bf16.
+pub fn has_cross_attention(x: &Tensor, to_q: &Int8OnGpu, k: &Tensor, heads: usize) -> bool {
+    x.dtype() == DType::U8
+        && to_q.multiplies_int8()
+        && to_q.scales.elem_count() == heads * HEAD
+        && half(k).is_some()
+}
+
+/// x [B, Nq, in] in int8, a weight [heads·64, in]; k, v [K, Nk, heads·64] → [B, Nq, heads·64].
+pub fn cross_attention(
+    x: &Tensor,
+    to_q: &Int8OnGpu,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+) -> Result<Tensor> {
+    let (batch, queries, _) = x.dims3()?;
+    let (kv_batch, keys, width) = k.dims3()?;
+    let Some(dtype) = half(k).filter(|_| k.dims() == v.dims() && width == heads * HEAD) else {
+        candle_core::bail!(
+            "cross-attention of {heads} heads got k {:?}, v {:?}",
+            k.dims(),
+            v.dims()
+        )
+    };
+    let x = Quantised::given(x, to_q.inputs())?;
+    let (k, v) = (dense(k)?, dense(v)?);
+    let out = empty((batch, queries, width), k.dtype(), &k)?;
+    let parameters = launch::CrossAttention {
+        x: x.values()?,
+        x_scales: x.scales()?,
+        wq: pointer(&to_q.values)?,
+        wq_scales: pointer(&to_q.scales)?,
+        k: pointer(&k)?,
+        v: pointer(&v)?,
+        out: pointer(&out)?,
+        batch: int(batch)?,
+        kv_batch: int(kv_batch)?,
+        heads: int(heads)?,
+        queries: int(queries)?,
+        keys: int(keys)?,
+        channels: int(to_q.inputs())?,
+        kv_stride: int(width)?,
+        rows_per_scale: int(x.rows_per_scale())?,
+    };
+    let plan = launch::launch_cross_attention(&parameters, dtype);
+    // SAFETY: batch × queries rows of int8 with a scale each, `width` rows of the weight likewise,
+    // kv_batch × keys × width keys and values, batch × queries × width results.
+    unsafe { crate::cuda::launch(device(&k)?, &parameters, plan) }?;
     Ok(out)
 }
 

@@ -2,20 +2,33 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::int8::{self, quantise_images};
-use super::linear::widened;
-use super::{dense, device, empty, half, int, pointer, pointer_or_null};
+use super::int8::{self, Activations, Added, Quantised, quantise_images};
+use super::linear::{linear_adds, widened};
+use super::{dense, device, empty, int, known, pointer, pointer_or_null};
 use crate::cuda::Kernels;
 use crate::cuda::launch::{self, Dtype, Output};
+use crate::ops::Reads;
 use crate::ops::conv2d::{ConvShape, Padding, out_size};
-use crate::ops::int8::Scheme;
-use crate::ops::weight::{Int8OnGpu, Weight};
+use crate::ops::int8::SCALE_BYTES;
+use crate::ops::weight::Weight;
 
-/// What an int8 convolution's channels are a multiple of.
-const INT8_STEP: usize = 16;
+/// Whether the convolution's kernel adds to its product.
+pub fn conv2d_adds(weight: &Weight, shape: ConvShape, dtype: DType) -> bool {
+    match weight {
+        Weight::Int8OnGpu(_) if pointwise(shape) => linear_adds(weight, dtype),
+        _ => known(dtype).is_some(),
+    }
+}
 
-/// image [B, H, W, in] → [B, H', W', out]; a weight is [out, kernel, kernel, in].
-pub fn conv2d(image: &Tensor, weight: &Weight, bias: &Tensor, shape: ConvShape) -> Result<Tensor> {
+/// image [B, H, W, in], of floats or in int8 → [B, H', W', out] of `result`, with what is `added`
+/// ([`conv2d_adds`]); a weight is [out, kernel, kernel, in].
+pub fn conv2d(
+    image: &Tensor,
+    weight: &Weight,
+    bias: &Tensor,
+    shape: ConvShape,
+    (result, added): (DType, Added),
+) -> Result<Tensor> {
     let (_, height, width, channels) = image.dims4()?;
     let ConvShape {
         kernel,
@@ -29,28 +42,68 @@ pub fn conv2d(image: &Tensor, weight: &Weight, bias: &Tensor, shape: ConvShape) 
         bottom,
         right,
     } = padding;
-    if channels != inputs || height + top + bottom < kernel || width + left + right < kernel {
+    let int8 = image.dtype() == DType::U8 && Reads::of(weight) == Reads::Int8;
+    let pixel = inputs + if int8 { SCALE_BYTES } else { 0 };
+    if channels != pixel || height + top + bottom < kernel || width + left + right < kernel {
         candle_core::bail!(
-            "convolution of {inputs} channels and kernel {kernel} got {:?}",
+            "convolution of {inputs} channels and kernel {kernel} got {:?} {:?}",
+            image.dtype(),
             image.dims()
         )
     }
-    match (weight, half(image)) {
-        (Weight::Float(weight), Some(dtype)) => float(image, weight, bias, shape, dtype),
-        (Weight::Float(weight), None) => by_candle(image, weight, bias, shape),
-        (Weight::Int8OnGpu(weight), dtype) => of_int8(image, weight, bias, shape, dtype),
-        (Weight::Int8(_), _) => candle_core::bail!("a weight on the CPU met an image on a GPU"),
+    if let (Weight::Int8OnGpu(weight), true) = (weight, pointwise(shape)) {
+        return int8::linear(image, weight, Some(bias), result, added);
     }
+    let dtype = known(result);
+    let wide;
+    let (weight, weight_scales) = match weight {
+        Weight::Float(weight) => (weight, None),
+        Weight::Int8OnGpu(weight) if weight.multiplies_int8() && dtype.is_some() => {
+            (&weight.values, Some(&weight.scales))
+        }
+        Weight::Int8OnGpu(weight) => {
+            wide = widened(&weight.values, &weight.scales, result)?;
+            (&wide, None)
+        }
+        Weight::Int8(_) => candle_core::bail!("a weight on the CPU met an image on a GPU"),
+    };
+    let Some(dtype) = dtype else {
+        added.nothing()?;
+        return by_candle(image, weight, bias, shape);
+    };
+    let factors = Factors {
+        image: match weight_scales {
+            None => Activations::Float(dense(image)?),
+            Some(_) if int8 => Activations::Int8(Quantised::given(image, inputs)?),
+            Some(_) => Activations::Int8(quantise_images(image, dtype)?),
+        },
+        weight,
+        weight_scales,
+    };
+    launched(image, factors, bias, shape, (result, dtype, added))
 }
 
-fn of_int8(
+/// Whether it is a product over pixels and nothing more.
+fn pointwise(shape: ConvShape) -> bool {
+    shape.kernel == 1 && shape.stride == 1 && shape.padding == Padding::default()
+}
+
+/// What is multiplied; the scales of outputs are of an int8 weight.
+struct Factors<'a> {
+    image: Activations,
+    weight: &'a Tensor,
+    weight_scales: Option<&'a Tensor>,
+}
+
+/// By a kernel of ours; `image` gives sizes and device.
+fn launched(
     image: &Tensor,
-    weight: &Int8OnGpu,
+    factors: Factors,
     bias: &Tensor,
     shape: ConvShape,
-    dtype: Option<Dtype>,
+    (result, dtype, added): (DType, Dtype, Added),
 ) -> Result<Tensor> {
-    let (batch, height, width, channels) = image.dims4()?;
+    let (batch, height, width, _) = image.dims4()?;
     let ConvShape {
         kernel,
         inputs,
@@ -58,86 +111,18 @@ fn of_int8(
         stride,
         padding,
     } = shape;
-    if kernel == 1 && stride == 1 && padding == Padding::default() {
-        let pixels = image.reshape((batch * height * width, channels))?;
-        return int8::linear(&pixels, weight, Some(bias))?.reshape((batch, height, width, outputs));
-    }
-    let Int8OnGpu {
-        scheme,
-        values,
-        scales,
-    } = weight;
-    match dtype {
-        Some(dtype) if *scheme == Scheme::W8A8 && inputs.is_multiple_of(INT8_STEP) => {
-            let x = quantise_images(image, dtype)?;
-            let factors = Factors {
-                image: &x.values,
-                weight: values,
-                scales: Some((&x.scales, scales)),
-            };
-            launched(image, factors, bias, shape, dtype)
-        }
-        Some(dtype) => {
-            let weight = widened(values, scales, image.dtype())?;
-            float(image, &weight, bias, shape, dtype)
-        }
-        None => by_candle(image, &widened(values, scales, image.dtype())?, bias, shape),
-    }
-}
-
-fn float(
-    image: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
-    shape: ConvShape,
-    dtype: Dtype,
-) -> Result<Tensor> {
-    let image = dense(image)?;
-    let factors = Factors {
-        image: &image,
-        weight,
-        scales: None,
-    };
-    launched(&image, factors, bias, shape, dtype)
-}
-
-/// What is multiplied: values of `dtype`, or int8 with the scales of images and of outputs.
-struct Factors<'a> {
-    image: &'a Tensor,
-    weight: &'a Tensor,
-    scales: Option<(&'a Tensor, &'a Tensor)>,
-}
-
-/// By a kernel of ours; `image` gives sizes, type and device.
-fn launched(
-    image: &Tensor,
-    factors: Factors,
-    bias: &Tensor,
-    shape: ConvShape,
-    dtype: Dtype,
-) -> Result<Tensor> {
-    let (batch, height, width, channels) = image.dims4()?;
-    let ConvShape {
-        kernel,
-        outputs,
-        stride,
-        padding,
-        ..
-    } = shape;
     let [out_height, out_width] = out_size(height, width, kernel, stride, padding);
-    let out = empty(
-        (batch, out_height, out_width, outputs),
-        image.dtype(),
-        image,
-    )?;
+    let out = empty((batch, out_height, out_width, outputs), result, image)?;
+    let added = added.dense(&out)?;
+    let (image_scales, _) = factors.image.scales()?;
     let bias = bias.to_dtype(DType::F32)?;
     let parameters = launch::Conv2d {
-        x: pointer(factors.image)?,
+        x: factors.image.values()?,
         w: pointer(factors.weight)?,
         batch: int(batch)?,
         height: int(height)?,
         width: int(width)?,
-        channels: int(channels)?,
+        channels: int(inputs)?,
         kernel: int(kernel)?,
         stride: int(stride)?,
         pad_top: int(padding.top)?,
@@ -146,23 +131,24 @@ fn launched(
         out_width: int(out_width)?,
         upsample: 0,
         out: Output {
-            row_scales: pointer_or_null(factors.scales.map(|(images, _)| images))?,
-            col_scales: pointer_or_null(factors.scales.map(|(_, outputs)| outputs))?,
+            row_scales: image_scales,
+            col_scales: pointer_or_null(factors.weight_scales)?,
             bias: pointer(&bias)?,
             m: int(batch * out_height * out_width)?,
             n: int(outputs)?,
             rows_per_scale: int(out_height * out_width)?,
-            ..Output::to(&out)?
+            ..added.output(&out)?
         },
     };
     let device = device(image)?;
     let processors = Kernels::of(device)?.processors();
-    let plan = match factors.scales {
+    let plan = match factors.weight_scales {
         Some(_) => launch::launch_int8_conv2d(&parameters, dtype, processors),
         None => launch::launch_conv2d(&parameters, dtype, processors),
     };
     // SAFETY: batch × height × width × channels values, outputs × kernel² × channels weights, a result
-    // for each output pixel and channel; bias and scales of as many values.
+    // for each output pixel and channel; bias and scales of as many values; what is added is as large as
+    // `Added::dense` has it.
     unsafe { crate::cuda::launch(device, &parameters, plan) }?;
     Ok(out)
 }

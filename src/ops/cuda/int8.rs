@@ -1,39 +1,135 @@
 //! Products of int8 weights.
 //!
-//! Differences from the CPU: a convolution has one activation scale for each image, not for each pixel;
-//! where no kernel fits (float32 activations, channels that are not a multiple of 16, convolutions of
+//! Differences from the CPU: what reads a group norm, and a convolution of more than a pixel, has one
+//! activation scale for each image, not for each pixel; where no kernel fits (float32 activations, channels that are not a multiple of 16, convolutions of
 //! more than a pixel under W8A16), the weight is widened for the call and the product is a float one.
 
 use candle_core::{DType, Result, Tensor};
 
 use super::linear::{float, widened};
-use super::{dense, device, empty, half, int, pointer, pointer_or_null};
+use super::{dense, device, empty, int, known, pointer, pointer_or_null};
 use crate::cuda::Kernels;
-use crate::cuda::launch::{self, Dtype, Gemm, Output};
-use crate::ops::int8::Scheme;
+use crate::cuda::launch::{self, Dtype, Gemm, Output, Pointer};
+use crate::ops::Reads;
+use crate::ops::int8::{SCALE_BYTES, Scheme};
 use crate::ops::weight::Int8OnGpu;
 
-/// What a product's inner dimension is a multiple of.
-const STEP: usize = 16;
-
-/// Activations in int8, in two's complement, with a scale for each row.
+/// Activations in int8, in two's complement: a tensor of [`Reads::Int8`].
 pub struct Quantised {
-    pub values: Tensor,
-    pub scales: Tensor,
+    tensor: Tensor,
+    /// Of a row of values.
+    width: usize,
+}
+
+impl Quantised {
+    /// Memory for values [.., width].
+    fn empty(dims: &[usize], like: &Tensor) -> Result<Self> {
+        let Some((&width, rows)) = dims.split_last() else {
+            candle_core::bail!("int8 rows of no dimension")
+        };
+        let dims = [rows, &[width + SCALE_BYTES]].concat();
+        let tensor = empty(dims, DType::U8, like)?;
+        Ok(Self { tensor, width })
+    }
+
+    /// What the operation before gave, [.., width + 4].
+    pub fn given(x: &Tensor, width: usize) -> Result<Self> {
+        if x.dtype() != DType::U8 || x.dims().last() != Some(&(width + SCALE_BYTES)) {
+            candle_core::bail!(
+                "int8 rows of {width} values are not {:?} {:?}",
+                x.dtype(),
+                x.dims()
+            )
+        }
+        let tensor = dense(x)?;
+        Ok(Self { tensor, width })
+    }
+
+    /// Where the values are.
+    pub fn values(&self) -> Result<Pointer> {
+        pointer(&self.tensor)
+    }
+
+    /// Where the scales are.
+    pub fn scales(&self) -> Result<Pointer> {
+        let rows = self.tensor.elem_count() / (self.width + SCALE_BYTES);
+        Ok(self.values()?.wrapping_byte_add(rows * self.width))
+    }
+
+    /// How many rows share a scale: an image's pixels, else one.
+    pub fn rows_per_scale(&self) -> usize {
+        match self.tensor.dims() {
+            [_, height, width, _] => height * width,
+            _ => 1,
+        }
+    }
+}
+
+/// What a product multiplies its weight by.
+pub enum Activations {
+    Float(Tensor),
+    Int8(Quantised),
+}
+
+impl Activations {
+    /// Where the values are.
+    pub fn values(&self) -> Result<Pointer> {
+        match self {
+            Self::Float(x) => pointer(x),
+            Self::Int8(x) => x.values(),
+        }
+    }
+
+    /// Where their scales are, if they have any, and how many rows share one.
+    pub fn scales(&self) -> Result<(Pointer, usize)> {
+        match self {
+            Self::Float(_) => Ok((std::ptr::null_mut(), 1)),
+            Self::Int8(x) => Ok((x.scales()?, x.rows_per_scale())),
+        }
+    }
+}
+
+/// Memory for what a norm or GEGLU gives: values of its input's type, or int8 and where its scales go.
+pub struct Given {
+    pub tensor: Tensor,
+    pub scales: Pointer,
+}
+
+impl Given {
+    /// From a kernel that gives a scale for each row, which images do not have.
+    pub fn rows(reads: Reads, dims: &[usize], x: &Tensor) -> Result<Self> {
+        Self::new(reads == Reads::Int8 && dims.len() != 4, dims, x)
+    }
+
+    /// From a kernel that gives a scale for each image.
+    pub fn images(reads: Reads, dims: &[usize], x: &Tensor) -> Result<Self> {
+        Self::new(reads == Reads::Int8 && dims.len() == 4, dims, x)
+    }
+
+    fn new(int8: bool, dims: &[usize], x: &Tensor) -> Result<Self> {
+        if int8 {
+            let quantised = Quantised::empty(dims, x)?;
+            return Ok(Self {
+                scales: quantised.scales()?,
+                tensor: quantised.tensor,
+            });
+        }
+        Ok(Self {
+            tensor: empty(dims, x.dtype(), x)?,
+            scales: std::ptr::null_mut(),
+        })
+    }
 }
 
 /// Quantises each row of x [rows, width]; `width` is a multiple of 8.
-pub fn quantise_rows(x: &Tensor, dtype: Dtype) -> Result<Quantised> {
+fn quantise_rows(x: &Tensor, dtype: Dtype) -> Result<Quantised> {
     let (rows, channels) = x.dims2()?;
     let x = dense(x)?;
-    let quantised = Quantised {
-        values: empty((rows, channels), DType::U8, &x)?,
-        scales: empty(rows, DType::F32, &x)?,
-    };
+    let quantised = Quantised::empty(x.dims(), &x)?;
     let parameters = launch::Rows {
         x: pointer(&x)?,
-        out: pointer(&quantised.values)?,
-        out_scales: pointer(&quantised.scales)?,
+        out: quantised.values()?,
+        out_scales: quantised.scales()?,
         rows: int(rows)?,
         channels: int(channels)?,
     };
@@ -47,15 +143,12 @@ pub fn quantise_rows(x: &Tensor, dtype: Dtype) -> Result<Quantised> {
 pub fn quantise_images(x: &Tensor, dtype: Dtype) -> Result<Quantised> {
     let (batch, height, width, channels) = x.dims4()?;
     let x = dense(x)?;
-    let quantised = Quantised {
-        values: empty(x.shape(), DType::U8, &x)?,
-        scales: empty(batch, DType::F32, &x)?,
-    };
+    let quantised = Quantised::empty(x.dims(), &x)?;
     let largest = Tensor::zeros(batch, DType::U32, x.device())?;
     let parameters = launch::Images {
         x: pointer(&x)?,
-        out: pointer(&quantised.values)?,
-        out_scales: pointer(&quantised.scales)?,
+        out: quantised.values()?,
+        out_scales: quantised.scales()?,
         largest: pointer(&largest)?,
         batch: int(batch)?,
         values: int(height * width * channels)?,
@@ -71,70 +164,148 @@ pub fn quantise_images(x: &Tensor, dtype: Dtype) -> Result<Quantised> {
     Ok(quantised)
 }
 
-/// x [rows, in] → [rows, out].
-pub fn linear(x: &Tensor, weight: &Int8OnGpu, bias: Option<&Tensor>) -> Result<Tensor> {
+/// x [.., in], of floats or in int8 → [.., out] of `result`, with what is `added`.
+pub fn linear(
+    x: &Tensor,
+    weight: &Int8OnGpu,
+    bias: Option<&Tensor>,
+    result: DType,
+    added: Added,
+) -> Result<Tensor> {
     let Int8OnGpu {
         scheme,
         values,
         scales,
     } = weight;
-    let (rows, inputs) = x.dims2()?;
-    let outputs = scales.elem_count();
-    let dtype = match half(x) {
-        Some(dtype) if inputs.is_multiple_of(STEP) && rows > 0 => dtype,
+    let (inputs, outputs) = (weight.inputs(), scales.elem_count());
+    let int8 = x.dtype() == DType::U8;
+    let width = inputs + if int8 { SCALE_BYTES } else { 0 };
+    let mut dims = x.dims().to_vec();
+    match dims.last_mut() {
+        Some(last) if *last == width => *last = outputs,
+        _ => candle_core::bail!("linear of {inputs} inputs got {:?} {dims:?}", x.dtype()),
+    }
+    let rows = x.elem_count() / width;
+    let floats = || x.reshape((rows, inputs));
+    let dtype = match known(result) {
+        Some(dtype) if weight.has_kernel() && rows > 0 => dtype,
         _ => {
-            let weight = widened(values, scales, x.dtype())?.reshape((outputs, inputs))?;
-            return float(x, &weight, bias);
+            let weight = widened(values, scales, result)?.reshape((outputs, inputs))?;
+            added.nothing()?;
+            return float(&floats()?, &weight, bias)?.reshape(dims);
         }
     };
-    let out = empty((rows, outputs), x.dtype(), x)?;
-    let x = dense(x)?;
-    let quantised = match scheme {
-        Scheme::W8A8 => Some(quantise_rows(&x, dtype)?),
-        Scheme::W8A16 => None,
+    let a = match scheme {
+        Scheme::W8A8 if int8 => Activations::Int8(Quantised::given(x, inputs)?),
+        Scheme::W8A8 => Activations::Int8(quantise_rows(&floats()?, dtype)?),
+        Scheme::W8A16 => Activations::Float(dense(&floats()?)?),
     };
+    let out = empty(dims, result, x)?;
+    let added = added.dense(&out)?;
     let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
+    let (row_scales, rows_per_scale) = a.scales()?;
     let parameters = Gemm {
-        a: pointer(quantised.as_ref().map_or(&x, |q| &q.values))?,
+        a: a.values()?,
         w: pointer(values)?,
         k: int(inputs)?,
         out: Output {
-            row_scales: pointer_or_null(quantised.as_ref().map(|q| &q.scales))?,
+            row_scales,
             col_scales: pointer(scales)?,
             bias: pointer_or_null(bias.as_ref())?,
             m: int(rows)?,
             n: int(outputs)?,
-            ..Output::to(&out)?
+            rows_per_scale: int(rows_per_scale)?,
+            ..added.output(&out)?
         },
     };
-    let device = device(&x)?;
+    let device = device(x)?;
     let processors = Kernels::of(device)?.processors();
     let plan = match scheme {
         Scheme::W8A8 => launch::launch_int8_gemm(&parameters, dtype, processors),
         Scheme::W8A16 => launch::launch_w8a16_gemm(&parameters, dtype, processors),
     };
     // SAFETY: rows × inputs activations, outputs × inputs weights, rows × outputs results; scales and
-    // bias of as many values.
+    // bias of as many values, a scale of activations for each row or image; what is added is as large
+    // as `Added::dense` has it.
     unsafe { crate::cuda::launch(device, &parameters, plan) }?;
     Ok(out)
 }
 
-impl Output {
-    /// A product that goes to `out` as it is; sizes are the caller's to set.
-    pub fn to(out: &Tensor) -> Result<Self> {
-        let none = std::ptr::null_mut();
+/// What a product's kernel adds to its sums before it rounds them.
+#[derive(Default)]
+pub struct Added {
+    by_image: Option<Tensor>,
+    residual: Option<Tensor>,
+}
+
+impl Added {
+    /// A row [B, out] for all of an image's pixels.
+    pub fn by_image(row: Tensor) -> Self {
+        Self {
+            by_image: Some(row),
+            residual: None,
+        }
+    }
+
+    /// A tensor of the result's shape.
+    pub fn residual(x: Tensor) -> Self {
+        Self {
+            by_image: None,
+            residual: Some(x),
+        }
+    }
+
+    /// How many values.
+    pub fn values(&self) -> usize {
+        let all = self.by_image.iter().chain(&self.residual);
+        all.map(Tensor::elem_count).sum()
+    }
+
+    /// Fails if there is anything, where no kernel adds it.
+    pub fn nothing(&self) -> Result<()> {
+        match (&self.by_image, &self.residual) {
+            (None, None) => Ok(()),
+            _ => candle_core::bail!("no kernel adds to this product"),
+        }
+    }
+
+    /// As the kernels read it, for the result `out` [B, .., n].
+    pub fn dense(self, out: &Tensor) -> Result<Self> {
+        let dims = out.dims();
+        let row = [dims[0], dims[dims.len() - 1]];
+        let readable = |x: Option<Tensor>, dims: &[usize]| match x {
+            Some(x) if x.dims() != dims || x.dtype() != out.dtype() => {
+                candle_core::bail!(
+                    "sum of {:?} {dims:?} and {:?} {:?}",
+                    out.dtype(),
+                    x.dtype(),
+                    x.dims()
+                )
+            }
+            x => x.map(|x| dense(&x)).transpose(),
+        };
         Ok(Self {
+            by_image: readable(self.by_image, &row)?,
+            residual: readable(self.residual, dims)?,
+        })
+    }
+
+    /// A product that goes to `out` [B, .., n] with this; scales, bias and sizes are the caller's to set.
+    pub fn output(&self, out: &Tensor) -> Result<Output> {
+        let none = std::ptr::null_mut();
+        let dims = out.dims();
+        Ok(Output {
             row_scales: none,
             col_scales: none,
             bias: none,
-            image_bias: none,
-            residual: none,
+            image_bias: pointer_or_null(self.by_image.as_ref())?,
+            residual: pointer_or_null(self.residual.as_ref())?,
             out: pointer(out)?,
             sentinel: none,
             m: 0,
             n: 0,
             rows_per_scale: 1,
-            rows_per_image: 1,
+            rows_per_image: int(dims[1..dims.len() - 1].iter().product())?,
         })
     }
 }

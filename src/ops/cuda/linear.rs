@@ -2,28 +2,37 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::int8;
+use super::int8::{self, Added};
+use super::known;
 use crate::ops::weight::Weight;
 
-/// x [.., in] → [.., out]; a float weight is [out, in].
+/// x [.., in], or its rows in int8 → [.., out] of `dtype`, with what is `added` ([`linear_adds`]); a
+/// float weight is [out, in].
 pub fn linear(
     x: &Tensor,
     weight: &Weight,
     bias: Option<&Tensor>,
     [inputs, outputs]: [usize; 2],
+    (dtype, added): (DType, Added),
 ) -> Result<Tensor> {
+    let weight = match weight {
+        Weight::Float(weight) => weight,
+        Weight::Int8OnGpu(weight) => return int8::linear(x, weight, bias, dtype, added),
+        Weight::Int8(_) => candle_core::bail!("a weight on the CPU met activations on a GPU"),
+    };
+    added.nothing()?;
     let mut dims = x.dims().to_vec();
     match dims.last_mut() {
         Some(last) if *last == inputs => *last = outputs,
         _ => candle_core::bail!("linear of {inputs} inputs got {dims:?}"),
     }
     let rows = x.reshape((x.elem_count() / inputs, inputs))?; // [rows, in]
-    match weight {
-        Weight::Float(weight) => float(&rows, weight, bias)?,
-        Weight::Int8OnGpu(weight) => int8::linear(&rows, weight, bias)?,
-        Weight::Int8(_) => candle_core::bail!("a weight on the CPU met activations on a GPU"),
-    }
-    .reshape(dims)
+    float(&rows, weight, bias)?.reshape(dims)
+}
+
+/// Whether the layer's kernel adds to its product: cuBLAS' does not.
+pub fn linear_adds(weight: &Weight, dtype: DType) -> bool {
+    matches!(weight, Weight::Int8OnGpu(weight) if weight.has_kernel()) && known(dtype).is_some()
 }
 
 /// x [rows, in] · weight [out, in]ᵀ + bias, summed in float32 by cuBLAS.

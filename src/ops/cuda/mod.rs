@@ -11,9 +11,10 @@ mod movement;
 mod norm;
 mod pointwise;
 
-pub use attention::attention;
-pub use conv2d::conv2d;
-pub use linear::linear;
+pub use attention::{attention, cross_attention, has_cross_attention};
+pub use conv2d::{conv2d, conv2d_adds};
+pub use int8::Added;
+pub use linear::{linear, linear_adds};
 pub use movement::{concat_channels, inputs_last, upsample_nearest};
 pub use norm::{group_norm, group_norm_given, layer_norm};
 pub use pointwise::{activation, add, geglu};
@@ -32,7 +33,12 @@ const ALIGNMENT: usize = 16;
 
 /// The kernels' name for the tensor's type, if they know it.
 fn half(x: &Tensor) -> Option<Dtype> {
-    match x.dtype() {
+    known(x.dtype())
+}
+
+/// The same of a type.
+fn known(dtype: DType) -> Option<Dtype> {
+    match dtype {
         DType::F16 => Some(Dtype::F16),
         DType::BF16 => Some(Dtype::Bf16),
         _ => None,

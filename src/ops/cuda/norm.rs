@@ -2,9 +2,10 @@
 
 use candle_core::{D, DType, Result, Tensor};
 
+use super::int8::Given;
 use super::{dense, device, empty, half, int, pointer};
 use crate::cuda::launch::{self, Dtype};
-use crate::ops::{Activation, Moments};
+use crate::ops::{Activation, Moments, Reads};
 
 /// Values that a thread takes at a time: the kernels' channels are a multiple of it.
 const VECTOR: usize = 8;
@@ -12,8 +13,14 @@ const VECTOR: usize = 8;
 /// The most channels of the group norm kernels.
 const GROUP_NORM_CHANNELS: usize = 3072;
 
-/// x [.., C] → the same shape; weight and bias `[C]`.
-pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+/// x [.., C] → the same shape, as `reads` says; weight and bias `[C]`.
+pub fn layer_norm(
+    reads: Reads,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+) -> Result<Tensor> {
     let channels = weight.elem_count();
     if x.dims().last() != Some(&channels) {
         candle_core::bail!("layer norm of {channels} channels got {:?}", x.dims())
@@ -30,29 +37,30 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
         }
     };
     let x = dense(x)?;
-    let out = empty(x.shape(), x.dtype(), &x)?;
+    let out = Given::rows(reads, x.dims(), &x)?;
     let parameters = launch::LayerNorm {
         x: pointer(&x)?,
         weight: pointer(&weight)?,
         bias: pointer(&bias)?,
-        out: pointer(&out)?,
-        out_scales: std::ptr::null_mut(),
+        out: pointer(&out.tensor)?,
+        out_scales: out.scales,
         rows: int(rows)?,
         channels: int(channels)?,
         eps: eps as f32,
     };
     let plan = launch::launch_layer_norm(&parameters, dtype);
-    // SAFETY: rows × channels values in and out, a weight and a bias for each channel.
+    // SAFETY: rows × channels values in and out, a scale for each row if it is asked for, a weight and
+    // a bias for each channel.
     unsafe { crate::cuda::launch(device(&x)?, &parameters, plan) }?;
-    Ok(out)
+    Ok(out.tensor)
 }
 
-/// x [B, .., C] → the same shape, the activation behind it; weight and bias `[C]`.
+/// x [B, .., C] → the same shape, the activation behind it, as `reads` says; weight and bias `[C]`.
 pub fn group_norm(
+    reads: Reads,
     x: &Tensor,
     (weight, bias): (&Tensor, &Tensor),
-    groups: usize,
-    eps: f64,
+    (groups, eps): (usize, f64),
     activation: Option<Activation>,
 ) -> Result<Tensor> {
     let (images, channels) = checked(x, weight, groups)?;
@@ -64,7 +72,15 @@ pub fn group_norm(
         && matches!(activation, None | Some(Activation::Silu));
     if let Some(dtype) = half(x).filter(|_| fits) {
         let sizes = [images, pixels, channels, groups];
-        return launched(x, (&weight, &bias), sizes, eps, activation.is_some(), dtype);
+        let out = Given::images(reads, x.dims(), x)?;
+        return launched(
+            x,
+            (&weight, &bias),
+            sizes,
+            eps,
+            activation.is_some(),
+            (out, dtype),
+        );
     }
     let width = channels / groups.max(1);
     let grouped = x
@@ -128,16 +144,15 @@ fn launched(
     [images, pixels, channels, groups]: [usize; 4],
     eps: f64,
     silu: bool,
-    dtype: Dtype,
+    (out, dtype): (Given, Dtype),
 ) -> Result<Tensor> {
     let x = dense(x)?;
-    let out = empty(x.shape(), x.dtype(), &x)?;
     let mut parameters = launch::GroupNorm {
         x: pointer(&x)?,
         weight: pointer(weight)?,
         bias: pointer(bias)?,
-        out: pointer(&out)?,
-        out_scales: std::ptr::null_mut(),
+        out: pointer(&out.tensor)?,
+        out_scales: out.scales,
         workspace: std::ptr::null_mut(),
         batch: int(images)?,
         pixels: int(pixels)?,
@@ -155,11 +170,11 @@ fn launched(
         launch::launch_group_norm_table(&parameters, dtype),
         launch::launch_group_norm_apply(&parameters, dtype),
     ] {
-        // SAFETY: images × pixels × channels values in and out, a weight and a bias for each channel,
-        // and the workspace that launch.c asks for; each launch reads what those before it wrote.
+        // SAFETY: images × pixels × channels values in and out, a scale for each image if it is asked
+        // for, a weight and a bias for each channel, and the workspace that launch.c asks for; each launch reads what those before it wrote.
         unsafe { crate::cuda::launch(device, &parameters, plan) }?;
     }
-    Ok(out)
+    Ok(out.tensor)
 }
 
 /// (x − mean) / √(variance + eps) over the last dimension.

@@ -2,9 +2,13 @@
 
 use candle_core::{D, DType, Result, Tensor};
 
-use super::{dense, device, empty, half, int, pointer};
+use super::int8::Given;
+use super::{dense, device, half, int, pointer};
 use crate::cuda::launch;
-use crate::ops::Activation;
+use crate::ops::{Activation, Reads};
+
+/// The most channels of the quantised GEGLU: a row lies in a block's memory.
+const INT8_CHANNELS: usize = 12_280;
 
 /// Applies `which` to every value, in float32.
 pub fn activation(x: &Tensor, which: Activation) -> Result<Tensor> {
@@ -17,8 +21,8 @@ pub fn activation(x: &Tensor, which: Activation) -> Result<Tensor> {
     .to_dtype(x.dtype())
 }
 
-/// x [.., 2C] → first half × gelu(second half), [.., C].
-pub fn geglu(x: &Tensor) -> Result<Tensor> {
+/// x [.., 2C] → first half × gelu(second half), [.., C], as `reads` says.
+pub fn geglu(reads: Reads, x: &Tensor) -> Result<Tensor> {
     let mut dims = x.dims().to_vec();
     let Some(last) = dims.last_mut().filter(|last| **last > 0 && **last % 2 == 0) else {
         candle_core::bail!("geglu halves the last dimension, got {:?}", x.dims())
@@ -31,18 +35,22 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
         return halves[0].contiguous()? * activation(&halves[1].contiguous()?, Activation::Gelu)?;
     };
     let x = dense(x)?;
-    let out = empty(dims, x.dtype(), &x)?;
+    let reads = match channels <= INT8_CHANNELS {
+        true => reads,
+        false => Reads::Float,
+    };
+    let out = Given::rows(reads, &dims, &x)?;
     let parameters = launch::Rows {
         x: pointer(&x)?,
-        out: pointer(&out)?,
-        out_scales: std::ptr::null_mut(),
+        out: pointer(&out.tensor)?,
+        out_scales: out.scales,
         rows: int(rows)?,
         channels: int(channels)?,
     };
     let plan = launch::launch_geglu(&parameters, dtype);
-    // SAFETY: rows × 2·channels values in, rows × channels out.
+    // SAFETY: rows × 2·channels values in, rows × channels out, a scale for each if it is asked for.
     unsafe { crate::cuda::launch(device(&x)?, &parameters, plan) }?;
-    Ok(out)
+    Ok(out.tensor)
 }
 
 /// `b` is rows of `width` values; a's values are split evenly among them, and each row is repeated

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use candle_core::{CpuStorage, DType, Layout, Result, Shape};
+use candle_core::{CpuStorage, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::weights::as_i8;
@@ -17,6 +17,8 @@ pub enum Reads {
     Float,
     /// Rows in int8, which the operation before gives in the same pass that computes them; as a
     /// tensor, bytes of shape [.., width + 4]: the values of all rows, then their float32 scales.
+    /// On a GPU images [B, H, W, ..] have one scale each in place of one for each pixel; the bytes
+    /// behind them are not used.
     Int8,
 }
 
@@ -25,7 +27,17 @@ impl Reads {
     pub(in crate::ops) fn of(weight: &Weight) -> Self {
         match weight {
             Weight::Int8(weight) if matches!(**weight, Int8Weights::Packed(_)) => Self::Int8,
+            #[cfg(feature = "cuda")]
+            Weight::Int8OnGpu(weight) if weight.multiplies_int8() => Self::Int8,
             _ => Self::Float,
+        }
+    }
+
+    /// What an operation on `x` gives a layer that would read this: a GPU quantises f16 and bf16 only.
+    pub(in crate::ops) fn given_by(self, x: &Tensor) -> Self {
+        match x.device().is_cpu() || x.dtype() != DType::F32 {
+            true => self,
+            false => Self::Float,
         }
     }
 
