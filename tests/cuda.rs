@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use darkroom::device::DeviceChoice;
 use darkroom::finite::check_finite;
-use darkroom::observe::Stage;
+use darkroom::observe::{Event, Observer, Stage};
 use darkroom::ops::int8::{LIMIT, SCALE_BYTES, Scheme};
 use darkroom::ops::probe;
 use darkroom::ops::{
@@ -27,6 +27,10 @@ use image::RgbImage;
 #[path = "../src/cuda/launch.rs"]
 #[expect(dead_code, reason = "compiled for its tests only")]
 mod launch;
+
+#[expect(dead_code, reason = "shared with tests that use other parts of it")]
+#[path = "support/model.rs"]
+mod model;
 
 const CPU: Device = Device::Cpu;
 const TYPES: [DType; 3] = [DType::F16, DType::BF16, DType::F32];
@@ -789,6 +793,55 @@ fn images_are_those_of_the_cpu() {
         }
     }
     assert!(low.is_empty(), "{low:?}");
+}
+
+/// A VAE that overflows in f16, but does not say so, is run in bf16.
+#[test]
+fn a_vae_that_overflows_is_run_in_bf16() {
+    /// Stages that were run once more, and in what.
+    #[derive(Default)]
+    struct Retries(Vec<(Stage, DType)>);
+
+    impl Observer for Retries {
+        fn on(&mut self, event: Event<'_>) -> darkroom::error::Result<()> {
+            if let Event::Retry { stage, dtype } = event {
+                self.0.push((stage, dtype));
+            }
+            Ok(())
+        }
+    }
+
+    let gpu = gpu();
+    let model = model::Model::base();
+    let weights = "vae/diffusion_pytorch_model.safetensors";
+    model.poison(weights, "decoder.mid_block.resnets.0.conv1.bias", 1e6);
+    model.edit_json("vae/config.json", |config| {
+        config["force_upcast"] = false.into();
+    });
+    let draw = |vae: Dtype, tile: Option<usize>| {
+        let checkpoint = Checkpoint::open(model.path()).expect("a sound folder");
+        let precision = Precision {
+            vae,
+            ..Precision::all(Dtype::F16)
+        };
+        let pipeline = Pipeline::load(&checkpoint, precision, &gpu, &mut ()).expect("a model");
+        let size = Size {
+            height_px: 64,
+            width_px: 256,
+        };
+        let mut request = Request::new("base", "a red apple", size, 1, 1.0);
+        request.vae_tile = tile;
+        let mut retries = Retries::default();
+        let images = pipeline.generate(&request, Start::default(), &mut retries);
+        (images.expect("numbers"), retries.0)
+    };
+    for tile in [None, Some(16)] {
+        let (want, retries) = draw(Dtype::Bf16, tile);
+        assert!(retries.is_empty());
+        let (got, retries) = draw(Dtype::F16, tile);
+        assert_eq!(retries, [(Stage::VaeDecode, DType::BF16)]);
+        assert!(got == want, "tiles of {tile:?}");
+    }
 }
 
 /// The program's own pictures, with its own defaults: float16 on a GPU, float32 on the CPU.
