@@ -15,8 +15,8 @@ use candle_nn::VarBuilder;
 use crate::config::{LevelConfig, TransformerConfig, UnetConfig};
 use crate::error::Result;
 use crate::ops::{
-    Activation, Conv2d, GroupNorm, Padding, concat_channels, to_channels_first, to_channels_last,
-    upsample_nearest,
+    Activation, Conv2d, GroupNorm, Padding, add_to_each, concat_channels, to_channels_first,
+    to_channels_last, upsample_nearest,
 };
 use crate::resnet::{ResnetBlock, ResnetShape};
 use attention::KeyValues;
@@ -175,10 +175,10 @@ impl Unet {
             self.dtype,
             &self.device,
         )?;
-        let embedding = time.broadcast_add(&prepared.added)?; // [R, T]
-        let (rows, width) = embedding.dims2()?;
+        let (rows, width) = prepared.added.dims2()?;
         let images = sample.dim(0)? / rows;
-        let embedding = embedding.unsqueeze(1)?.repeat((1, images, 1))?; // [R, B/R, T]
+        let embedding = add_to_each(&prepared.added.unsqueeze(1)?, &time)?; // [R, 1, T]
+        let embedding = embedding.repeat((1, images, 1))?; // [R, B/R, T]
         let embedding = embedding.reshape((rows * images, width))?; // [B, T]
         // Every residual block projects the same activated embedding.
         let embedding = crate::ops::activation(&embedding, Activation::Silu)?;

@@ -14,7 +14,9 @@ mod pointwise;
 pub use attention::attention;
 pub use conv2d::conv2d;
 pub use linear::linear;
-pub use movement::{concat_channels, inputs_last, upsample_nearest};
+pub use movement::{
+    concat_channels, inputs_last, to_channels_first, to_channels_last, upsample_nearest,
+};
 pub use norm::{group_norm, group_norm_given, layer_norm};
 pub use pointwise::{activation, add, geglu};
 
@@ -27,12 +29,21 @@ use half::{bf16, f16};
 
 use crate::cuda::launch::{self, Dtype, Pointer};
 
+/// Whether the kernels' vectors, of eight values, divide so many.
+fn in_eights(count: usize) -> bool {
+    count > 0 && count.is_multiple_of(8)
+}
+
 /// Kernels read vectors of this many bytes.
 const ALIGNMENT: usize = 16;
 
 /// The kernels' name for the tensor's type, if they know it.
 fn half(x: &Tensor) -> Option<Dtype> {
-    match x.dtype() {
+    half_of(x.dtype())
+}
+
+fn half_of(dtype: DType) -> Option<Dtype> {
+    match dtype {
         DType::F16 => Some(Dtype::F16),
         DType::BF16 => Some(Dtype::Bf16),
         _ => None,
