@@ -7,6 +7,7 @@
 
 mod attention;
 mod embedding;
+mod steps;
 mod transformer;
 
 use candle_core::{DType, Device, Tensor};
@@ -21,6 +22,7 @@ use crate::ops::{
 use crate::resnet::{ResnetBlock, ResnetShape};
 use attention::KeyValues;
 use embedding::Embeddings;
+pub use steps::Steps;
 use transformer::SpatialTransformer;
 
 /// The network.
@@ -169,12 +171,16 @@ impl Unet {
     /// sample [B, C_in, H, W] → prediction [B, C_out, H, W], both float32. B is a multiple of the R
     /// rows that `prepared` holds; the first B/R images have its first row, and so on.
     pub fn forward(&self, sample: &Tensor, timestep: f64, prepared: &Prepared) -> Result<Tensor> {
-        let time = self.embeddings.time(
-            timestep,
-            prepared.guidance.as_ref(),
-            self.dtype,
-            &self.device,
-        )?;
+        self.forward_wave(sample, &self.wave(timestep)?, prepared)
+    }
+
+    /// What is computed of a timestep on the host.
+    fn wave(&self, timestep: f64) -> Result<Tensor> {
+        self.embeddings.wave(timestep, self.dtype, &self.device)
+    }
+
+    fn forward_wave(&self, sample: &Tensor, wave: &Tensor, prepared: &Prepared) -> Result<Tensor> {
+        let time = self.embeddings.time(wave, prepared.guidance.as_ref())?;
         let (rows, width) = prepared.added.dims2()?;
         let images = sample.dim(0)? / rows;
         let embedding = add_to_each(&prepared.added.unsqueeze(1)?, &time)?; // [R, 1, T]
