@@ -117,10 +117,11 @@ pub fn free_bytes(device: &Device) -> Result<Option<u64>> {
 /// Refuses a CUDA graph where there is no GPU.
 pub fn check_cuda_graph(device: &Device, wanted: bool) -> Result<()> {
     match wanted && !device.is_cuda() {
-        true => Err(Error::Request(format!(
-            "--cuda-graph captures a GPU's work, but this run is on {}: leave it out",
-            name(device)
-        ))),
+        true => Err(Error::Device {
+            device: name(device),
+            problem: "--cuda-graph captures a GPU's work: leave it out, or use --device cuda"
+                .into(),
+        }),
         false => Ok(()),
     }
 }
