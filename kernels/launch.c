@@ -261,6 +261,62 @@ Launch launch_group_norm_apply(const GroupNorm *p, Dtype dtype) {
   return launch_chunks("group_norm_apply", "group_norm_apply_int8", p, dtype);
 }
 
+/* A thread for each of `threads` pieces of work that make `out` from `x`. */
+static Launch launch_each(const char *name, const void *x, const void *out, int64_t threads, Dtype dtype) {
+  REQUIRE(dtype == DTYPE_F16 || dtype == DTYPE_BF16, "the activations' type is neither f16 nor bf16");
+  REQUIRE(x && out && aligned(x) && aligned(out), "an input or output is missing or not aligned to 16 bytes");
+  REQUIRE(threads > 0, "nothing to work on");
+  REQUIRE(threads <= INT32_MAX - POINTWISE_THREADS, "too many values for one launch");
+  Launch launch = launch_of(name, dtype, 0);
+  launch.grid[0] = tiles((int)threads, POINTWISE_THREADS);
+  launch.block = POINTWISE_THREADS;
+  return launch;
+}
+
+Launch launch_add_rows(const Sum *p, Dtype dtype) {
+  REQUIRE(p->parts > 0 && p->repeats > 0 && p->width > 0, "a sum of nothing");
+  REQUIRE(p->width % VECTOR == 0, "a sum's rows are not a multiple of 8");
+  REQUIRE(p->b && aligned(p->b), "a sum's rows are missing or not aligned to 16 bytes");
+  return launch_each("add_rows", p->a, p->out, (int64_t)p->parts * p->repeats * (p->width / VECTOR), dtype);
+}
+
+Launch launch_activation(const Activation *p, Dtype dtype) {
+  REQUIRE(p->count % VECTOR == 0, "an activation's values are not a multiple of 8");
+  REQUIRE(p->which == SILU || p->which == GELU || p->which == QUICK_GELU, "an activation that there is not");
+  return launch_each("activation", p->x, p->out, p->count / VECTOR, dtype);
+}
+
+static Launch launch_relayout(const char *name, const Relayout *p, Dtype dtype) {
+  REQUIRE(p->batch > 0 && p->channels > 0 && p->pixels > 0, "an empty image");
+  REQUIRE((int64_t)p->channels * p->pixels <= INT32_MAX, "an image is too large");
+  return launch_each(name, p->x, p->out, (int64_t)p->batch * p->channels * p->pixels, dtype);
+}
+
+Launch launch_channels_last(const Relayout *p, Dtype dtype) { return launch_relayout("channels_last", p, dtype); }
+
+Launch launch_channels_first(const Relayout *p, Dtype dtype) { return launch_relayout("channels_first", p, dtype); }
+
+Launch launch_upsample(const Upsample *p, Dtype dtype) {
+  REQUIRE(p->batch > 0 && p->height > 0 && p->width > 0 && p->out_height > 0 && p->out_width > 0 && p->channels > 0, "an empty image");
+  REQUIRE(p->channels % VECTOR == 0, "an enlarged image's channels are not a multiple of 8");
+  REQUIRE((int64_t)p->out_height * p->out_width <= INT32_MAX / (p->channels / VECTOR), "an image is too large");
+  return launch_each("upsample", p->x, p->out, (int64_t)p->batch * p->out_height * p->out_width * (p->channels / VECTOR), dtype);
+}
+
+Launch launch_concat(const Concat *p, Dtype dtype) {
+  REQUIRE(p->rows > 0 && p->a_channels > 0 && p->b_channels > 0, "a concatenation of nothing");
+  REQUIRE(p->a_channels % VECTOR == 0 && p->b_channels % VECTOR == 0, "a concatenation's channels are not multiples of 8");
+  REQUIRE(p->b && aligned(p->b), "an input or output is missing or not aligned to 16 bytes");
+  return launch_each("concat", p->a, p->out, (int64_t)p->rows * (p->a_channels / VECTOR + p->b_channels / VECTOR), dtype);
+}
+
+Launch launch_widen(const Widen *p, Dtype dtype) {
+  REQUIRE(p->rows > 0 && p->channels > 0, "a weight of nothing");
+  REQUIRE(p->channels % VECTOR == 0, "a weight's rows are not a multiple of 8");
+  REQUIRE(p->scales, "int8 weights without scales");
+  return launch_each("widen", p->x, p->out, (int64_t)p->rows * (p->channels / VECTOR), dtype);
+}
+
 Launch launch_finite(const Finite *p, Dtype dtype) {
   REQUIRE(dtype == DTYPE_F16 || dtype == DTYPE_BF16, "the activations' type is neither f16 nor bf16");
   REQUIRE(p->x && aligned(p->x) && p->sentinel && p->count > 0, "nothing to look through, or nowhere to say what was found");

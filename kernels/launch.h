@@ -174,6 +174,64 @@ Launch launch_group_norm_table(const GroupNorm *p, Dtype dtype);
 Launch launch_group_norm_apply(const GroupNorm *p, Dtype dtype);
 int64_t group_norm_workspace_floats(const GroupNorm *p);
 
+/* ---- value by value, and values put elsewhere ----------------------------------------------------------------- */
+
+/* a + b, a row of b for `repeats` rows of a in succession. width % 8 = 0. */
+typedef struct {
+  const void *a; /* T [parts, repeats, width] */
+  const void *b; /* T [parts, width] */
+  void *out;     /* as a, or a itself */
+  int parts, repeats, width;
+} Sum;
+
+typedef enum { SILU = 0, GELU = 1, QUICK_GELU = 2 } NonLinearity;
+
+typedef struct {
+  const void *x; /* T [count], count % 8 = 0 */
+  void *out;     /* as x */
+  int64_t count;
+  int which; /* NonLinearity */
+} Activation;
+
+/* An image's channels, first or last, and its type: float32 outside of a network, T inside. */
+typedef struct {
+  const void *x; /* of channels_last: float32 [batch, channels, pixels]; of channels_first: T [batch, pixels, channels] */
+  void *out;     /* the other */
+  int batch, channels, pixels;
+} Relayout;
+
+/* Output pixel (i, j) is input pixel (⌊i·down⌋, ⌊j·across⌋), in float32, as torch's `nearest`. */
+typedef struct {
+  const void *x; /* T [batch, height, width, channels], channels % 8 = 0 */
+  void *out;     /* T [batch, out_height, out_width, channels] */
+  int batch, height, width, channels;
+  int out_height, out_width;
+  float down, across;
+} Upsample;
+
+typedef struct {
+  const void *a; /* T [rows, a_channels] */
+  const void *b; /* T [rows, b_channels]; both channels % 8 = 0 */
+  void *out;     /* T [rows, a_channels + b_channels] */
+  int rows, a_channels, b_channels;
+} Concat;
+
+/* An int8 weight as T. */
+typedef struct {
+  const void *x;       /* int8 [rows, channels], channels % 8 = 0 */
+  const float *scales; /* [rows] */
+  void *out;           /* T [rows, channels] */
+  int rows, channels;
+} Widen;
+
+Launch launch_add_rows(const Sum *p, Dtype dtype);
+Launch launch_activation(const Activation *p, Dtype dtype);
+Launch launch_channels_last(const Relayout *p, Dtype dtype);
+Launch launch_channels_first(const Relayout *p, Dtype dtype);
+Launch launch_upsample(const Upsample *p, Dtype dtype);
+Launch launch_concat(const Concat *p, Dtype dtype);
+Launch launch_widen(const Widen *p, Dtype dtype);
+
 /* Largest magnitude and number of values that are not finite, as Output's sentinel. */
 typedef struct {
   const void *x; /* T [count], count % 8 = 0 or not */
@@ -212,6 +270,7 @@ enum {
   GROUP_NORM_MAX_CHANNELS = 3072,
   GROUP_NORM_MAX_CHUNKS = 128, /* parts of an image's pixels, each with statistics of its own */
   GROUP_NORM_MIN_PIXELS = 32, /* of a chunk */
+  POINTWISE_THREADS = 256, /* each of 8 values; of a relayout, of one */
   IMAGE_THREADS = 256,
   IMAGE_MAX_BLOCKS = 256, /* of one image */
   FINITE_THREADS = 256,

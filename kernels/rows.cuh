@@ -3,6 +3,9 @@
 
 #include "prims.cuh"
 
+// This thread's piece of work, where a thread has one.
+DEVICE int piece() { return int(blockIdx.x) * POINTWISE_THREADS + int(threadIdx.x); }
+
 // Eight neighbouring values.
 struct Eight {
   float v[VECTOR];

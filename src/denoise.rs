@@ -8,7 +8,7 @@ use crate::guidance::guide;
 use crate::observe::{Event, Observer, Stage, step};
 use crate::rng::NoiseSource;
 use crate::scheduler::{Schedule, Step};
-use crate::unet::{Prepared, Unet};
+use crate::unet::Steps;
 
 /// How predictions are guided.
 #[derive(Clone, Copy, Debug)]
@@ -35,11 +35,10 @@ pub fn draw(noise: &mut Noise, like: &[usize], device: &candle_core::Device) -> 
 
 /// Runs all steps of `schedule`: latents [B, L, h, w] of the first step's noise level → clean ones.
 ///
-/// `prepared` holds one row (positive), or two (negative, positive) where guidance is applied here.
+/// The conditioning has one row (positive), or two (negative, positive) where guidance is applied here.
 pub fn denoise(
-    unet: &Unet,
+    mut unet: Steps,
     schedule: &Schedule,
-    prepared: &Prepared,
     guidance: Guidance,
     mut latents: Tensor,
     noise: &mut Noise,
@@ -49,7 +48,7 @@ pub fn denoise(
     for (index, at) in schedule.steps.iter().enumerate() {
         latents = step(observer, Stage::Denoise, index, |observer| {
             let input = (&latents * at.input_scale)?;
-            let output = predict(unet, &input, at.timestep, prepared, guidance)?;
+            let output = predict(&mut unet, &input, at.timestep, guidance)?;
             let fresh = match at.next.noise {
                 0.0 => None,
                 _ => Some(draw(noise, latents.dims(), latents.device())?),
@@ -69,17 +68,16 @@ pub fn denoise(
 
 /// The network's output for latents [B, L, h, w], guided where there are two rows to guide between.
 fn predict(
-    unet: &Unet,
+    unet: &mut Steps,
     latents: &Tensor,
     timestep: f64,
-    prepared: &Prepared,
     guidance: Guidance,
 ) -> Result<Tensor> {
-    if prepared.rows() != 2 {
-        return unet.forward(latents, timestep, prepared);
+    if unet.rows() != 2 {
+        return unet.forward(latents, timestep);
     }
     let doubled = Tensor::cat(&[latents, latents], 0)?; // [2B, L, h, w]
-    let both = unet.forward(&doubled, timestep, prepared)?.chunk(2, 0)?;
+    let both = unet.forward(&doubled, timestep)?.chunk(2, 0)?;
     guide(&both[0], &both[1], guidance.scale, guidance.rescale)
 }
 

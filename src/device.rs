@@ -5,9 +5,7 @@ use std::str::FromStr;
 
 use candle_core::{Device, DeviceLocation};
 
-#[cfg(not(feature = "cuda"))]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::measure::memory;
 use crate::request::{Dtype, Precision};
 
@@ -114,6 +112,18 @@ pub fn free_bytes(device: &Device) -> Result<Option<u64>> {
     }
     debug_assert!(device.is_cpu());
     Ok(memory::available_bytes())
+}
+
+/// Refuses a CUDA graph where there is no GPU.
+pub fn check_cuda_graph(device: &Device, wanted: bool) -> Result<()> {
+    match wanted && !device.is_cuda() {
+        true => Err(Error::Device {
+            device: name(device),
+            problem: "--cuda-graph captures a GPU's work: leave it out, or use --device cuda"
+                .into(),
+        }),
+        false => Ok(()),
+    }
 }
 
 /// The device's name as [`DeviceChoice`] reads it.

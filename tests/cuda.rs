@@ -11,7 +11,7 @@ use darkroom::device::DeviceChoice;
 use darkroom::finite::check_finite;
 use darkroom::observe::{Event, Observer, Stage};
 use darkroom::ops::int8::{LIMIT, SCALE_BYTES, Scheme};
-use darkroom::ops::probe;
+use darkroom::ops::probe::{self, Call, watch};
 use darkroom::ops::{
     Activation, Conv2d, Embedding, GroupNorm, LayerNorm, Linear, Mask, Padding, Reads, activation,
     add, add_by_image, add_to_each, attention, concat_channels, cross_attention, geglu,
@@ -718,6 +718,100 @@ fn image(device: &Device, precision: Precision, change: &dyn Fn(&mut Request)) -
     };
     let images = pipeline.generate(&request, start, &mut ());
     images.expect("a sound request").swap_remove(0)
+}
+
+fn graphed(device: &Device, precision: Precision, cuda_graph: bool) -> Pipeline {
+    let checkpoint = Checkpoint::micro().expect("it is in the program");
+    Pipeline::load(&checkpoint, precision, device, &mut ())
+        .and_then(|pipeline| pipeline.with_cuda_graph(cuda_graph))
+        .expect("a sound model")
+}
+
+/// Its image at 64×64 after guided steps, of which the second is captured.
+fn stepped(pipeline: &Pipeline, steps: usize) -> darkroom::error::Result<RgbImage> {
+    let size = Size {
+        height_px: 64,
+        width_px: 64,
+    };
+    let request = Request::new("micro", "a red apple", size, steps, 5.0);
+    let mut images = pipeline.generate(&request, Start::default(), &mut ())?;
+    Ok(images.swap_remove(0))
+}
+
+#[test]
+fn a_cuda_graph_draws_the_same_image() {
+    let gpu = gpu();
+    let w8a8 = Precision {
+        quant: Some(Scheme::W8A8),
+        ..Precision::all(Dtype::F16)
+    };
+    for (precision, steps) in [
+        (Precision::all(Dtype::F16), 3),
+        (w8a8, 3),
+        // All of it candle's: slow where it is emulated.
+        (Precision::all(Dtype::F32), 2),
+    ] {
+        let [plain, graph] = [false, true]
+            .map(|on| stepped(&graphed(&gpu, precision, on), steps).expect("an image"));
+        assert!(
+            plain == graph,
+            "{precision}: {:.1} dB",
+            psnr(&plain, &graph)
+        );
+    }
+    let checkpoint = Checkpoint::micro().expect("it is in the program");
+    let cpu = Pipeline::load(&checkpoint, Precision::default(), &CPU, &mut ());
+    let refused = cpu.and_then(|cpu| cpu.with_cuda_graph(true)).map(drop);
+    let refused = refused.expect_err("no GPU").to_string();
+    assert!(
+        refused.contains("device cpu: --cuda-graph captures"),
+        "{refused}"
+    );
+}
+
+/// What a graph cannot hold ends the run with an error, not with a hang or another image; the next run is sound.
+#[test]
+fn what_a_cuda_graph_cannot_hold_is_told() {
+    type Look = fn(&Tensor, &mut Vec<Tensor>) -> Result<()>;
+    let captured = "a step cannot be captured as a CUDA graph";
+    let forbidden: [(&[&str], Look); 3] = [
+        (&[captured, "CUDA_ERROR_STREAM_CAPTURE"], |x, _| {
+            x.device().synchronize()
+        }),
+        (
+            &[captured, "host/device copies are not permitted"],
+            |x, _| x.to_device(&CPU).map(drop),
+        ),
+        // A tensor that outlives the capture: its memory would be allocated by each launch and freed by none.
+        (&["CUDA_ERROR"], |x, kept| {
+            kept.push(x.clone());
+            Ok(())
+        }),
+    ];
+    let gpu = gpu();
+    let pipeline = graphed(&gpu, Precision::all(Dtype::F16), true);
+    let sound = stepped(&pipeline, 3).expect("an image");
+    for (at, (wanted, look)) in forbidden.into_iter().enumerate() {
+        if at > 0 {
+            assert!(stepped(&pipeline, 3).expect("an image") == sound, "{at}");
+        }
+        // In the first step all of it may be done; the second is captured.
+        let (mut steps, mut kept, own) = (0, Vec::new(), gpu.clone());
+        let probe = move |call: &Call| {
+            // Other tests' layers are seen, too.
+            if call.name != "conv_in" || !call.output.device().same_device(&own) {
+                return Ok(());
+            }
+            steps += 1;
+            match steps {
+                2 => look(call.output, &mut kept),
+                _ => Ok(()),
+            }
+        };
+        let told = watch(Box::new(probe), || stepped(&pipeline, 3)).expect_err(captured);
+        let told = told.to_string();
+        assert!(wanted.iter().all(|words| told.contains(words)), "{told}");
+    }
 }
 
 /// Peak signal-to-noise ratio in dB, at most 99.

@@ -86,5 +86,17 @@ int main() {
   expect<Rows>("a quantised GEGLU too wide", {somewhere, somewhere, floats, 5, 12288}, geglu, [](Rows &) {}, "too many channels");
   expect<Rows>("int8 rows without scales", {somewhere, somewhere, nullptr, 5, 64}, [](const Rows &p) { return launch_quantise_rows(&p, DTYPE_F16); }, [](Rows &) {}, "without scales");
   expect<Finite>("nothing to look through", {somewhere, 0, reinterpret_cast<uint32_t *>(somewhere)}, [](const Finite &p) { return launch_finite(&p, DTYPE_F16); }, [](Finite &) {}, "nothing to look through");
+  auto add_rows = [](const Sum &p) { return launch_add_rows(&p, DTYPE_F16); };
+  expect<Sum>("a good sum", {somewhere, somewhere, somewhere, 2, 4096, 320}, add_rows, [](Sum &) {}, "");
+  expect<Sum>("a sum's rows not in eights", {somewhere, somewhere, somewhere, 2, 4096, 4}, add_rows, [](Sum &) {}, "not a multiple of 8");
+  expect<Sum>("a sum with nothing", {somewhere, nullptr, somewhere, 2, 4096, 320}, add_rows, [](Sum &) {}, "rows are missing");
+  expect<Sum>("a sum past an int", {somewhere, somewhere, somewhere, 65536, 65536, 8}, add_rows, [](Sum &) {}, "too many values");
+  auto activate = [](const Activation &p) { return launch_activation(&p, DTYPE_F16); };
+  expect<Activation>("an unknown activation", {somewhere, somewhere, 64, 3}, activate, [](Activation &) {}, "that there is not");
+  expect<Activation>("an activation not in eights", {somewhere, somewhere, 63, 0}, activate, [](Activation &) {}, "not a multiple of 8");
+  expect<Relayout>("an image of no channels", {somewhere, somewhere, 1, 0, 64}, [](const Relayout &p) { return launch_channels_last(&p, DTYPE_F16); }, [](Relayout &) {}, "empty image");
+  expect<Upsample>("an enlarged image not in eights", {somewhere, somewhere, 1, 8, 8, 4, 16, 16, 0.5f, 0.5f}, [](const Upsample &p) { return launch_upsample(&p, DTYPE_F16); }, [](Upsample &) {}, "not a multiple of 8");
+  expect<Concat>("a concatenation not in eights", {somewhere, somewhere, somewhere, 1, 8, 7}, [](const Concat &p) { return launch_concat(&p, DTYPE_F16); }, [](Concat &) {}, "not multiples of 8");
+  expect<Widen>("a weight without scales", {somewhere, nullptr, somewhere, 1, 8}, [](const Widen &p) { return launch_widen(&p, DTYPE_F16); }, [](Widen &) {}, "without scales");
   return finish();
 }

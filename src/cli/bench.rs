@@ -65,6 +65,11 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
     let name = found.name().to_owned();
     let defaults = found.defaults()?;
     let device = args.machine.device.open()?;
+    device::check_cuda_graph(&device, args.cuda_graph)?;
+    if args.cuda_graph && args.by.contains(&By::Op) {
+        let text = "--by op cannot look into a CUDA graph: leave one of it and --cuda-graph out";
+        return Err(Error::Request(text.into()).into());
+    }
     let precision = args.precision(&device);
     let half = precision.vae == Dtype::F16;
     let checkpoint = found.checkpoint(half, args.machine.offline, args.quiet)?;
@@ -99,7 +104,9 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
     let (load, pipeline) = recorded(how, how.timeline, |observer| {
         Pipeline::load(&checkpoint, precision, &device, observer)
     })?;
-    let pipeline = pipeline.with_context(|| format!("model `{name}`"))?;
+    let pipeline = pipeline
+        .and_then(|pipeline| pipeline.with_cuda_graph(args.cuda_graph))
+        .with_context(|| format!("model `{name}`"))?;
     let expected = Expectation {
         forecast: &first.forecast,
         device: &limits,
@@ -207,6 +214,7 @@ impl Session<'_> {
             device: self.device.clone(),
             gpu: self.gpu.clone(),
             driver: self.driver.clone(),
+            cuda_graph: self.args.cuda_graph,
             threads: rayon::current_num_threads(),
             limits: self.limits.limits(),
             request: plan.request.clone(),

@@ -48,6 +48,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         output::check_dump(path, &paths, args.force)?;
     }
     let device = args.device.open()?;
+    device::check_cuda_graph(&device, args.cuda_graph)?;
     let device_name = device::name(&device);
     if args.dtype.is_none() && receipt.is_none() {
         request.precision = Precision {
@@ -90,6 +91,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         say(&announcement(&request));
     }
     let pipeline = Pipeline::load(&checkpoint, request.precision, &device, &mut observers)
+        .and_then(|pipeline| pipeline.with_cuda_graph(args.cuda_graph))
         .with_context(|| format!("model `{}`", request.model))?;
     pipeline.prompt_cut(&request)?.iter().for_each(warn);
     let latents = noise.as_ref().map(|(_, _, noise)| noise.latents.clone());

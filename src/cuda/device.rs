@@ -134,7 +134,7 @@ fn keep_pool(context: &CudaContext) -> Driver<()> {
 }
 
 /// candle adds a backtrace to its errors.
-fn first_line(error: &candle_core::Error) -> String {
+pub(super) fn first_line(error: &candle_core::Error) -> String {
     error
         .to_string()
         .lines()

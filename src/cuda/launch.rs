@@ -145,6 +145,35 @@ mirrored! {
     /// The search for values that are not finite.
     Finite { x: Pointer, count: i64, sentinel: Pointer }
 
+    /// A sum with rows.
+    Sum { a: Pointer, b: Pointer, out: Pointer, parts: c_int, repeats: c_int, width: c_int }
+
+    /// A non-linearity.
+    Activation { x: Pointer, out: Pointer, count: i64, which: c_int }
+
+    /// Channels first or last.
+    Relayout { x: Pointer, out: Pointer, batch: c_int, channels: c_int, pixels: c_int }
+
+    /// Enlargement to the nearest pixel.
+    Upsample {
+        x: Pointer,
+        out: Pointer,
+        batch: c_int,
+        height: c_int,
+        width: c_int,
+        channels: c_int,
+        out_height: c_int,
+        out_width: c_int,
+        down: f32,
+        across: f32,
+    }
+
+    /// Channels side by side.
+    Concat { a: Pointer, b: Pointer, out: Pointer, rows: c_int, a_channels: c_int, b_channels: c_int }
+
+    /// An int8 weight in the activations' type.
+    Widen { x: Pointer, scales: Pointer, out: Pointer, rows: c_int, channels: c_int }
+
     /// What to launch, or what is wrong with the parameters.
     Launch {
         kernel: [c_char; 48],
@@ -173,6 +202,7 @@ macro_rules! parameters {
 }
 
 parameters!(Gemm Conv2d Attention CrossAttention LayerNorm Rows Images GroupNorm Finite);
+parameters!(Sum Activation Relayout Upsample Concat Widen);
 
 impl Launch {
     /// The kernel's name, or what is wrong with the parameters.
@@ -206,6 +236,13 @@ unsafe extern "C" {
     pub safe fn launch_group_norm_apply(p: &GroupNorm, dtype: Dtype) -> Launch;
     pub safe fn group_norm_workspace_floats(p: &GroupNorm) -> i64;
     pub safe fn launch_finite(p: &Finite, dtype: Dtype) -> Launch;
+    pub safe fn launch_add_rows(p: &Sum, dtype: Dtype) -> Launch;
+    pub safe fn launch_activation(p: &Activation, dtype: Dtype) -> Launch;
+    pub safe fn launch_channels_last(p: &Relayout, dtype: Dtype) -> Launch;
+    pub safe fn launch_channels_first(p: &Relayout, dtype: Dtype) -> Launch;
+    pub safe fn launch_upsample(p: &Upsample, dtype: Dtype) -> Launch;
+    pub safe fn launch_concat(p: &Concat, dtype: Dtype) -> Launch;
+    pub safe fn launch_widen(p: &Widen, dtype: Dtype) -> Launch;
 }
 
 #[cfg(test)]
@@ -237,6 +274,12 @@ mod tests {
             Images darkroom_layout_images
             GroupNorm darkroom_layout_group_norm
             Finite darkroom_layout_finite
+            Sum darkroom_layout_sum
+            Activation darkroom_layout_activation
+            Relayout darkroom_layout_relayout
+            Upsample darkroom_layout_upsample
+            Concat darkroom_layout_concat
+            Widen darkroom_layout_widen
             Launch darkroom_layout_launch
         }
     }

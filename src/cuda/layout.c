@@ -44,5 +44,24 @@ const size_t darkroom_layout_group_norm[] = {sizeof(OF),     AT(x),     AT(weigh
 #define OF Finite
 const size_t darkroom_layout_finite[] = {sizeof(OF), AT(x), AT(count), AT(sentinel)};
 #undef OF
+#define OF Sum
+const size_t darkroom_layout_sum[] = {sizeof(OF), AT(a), AT(b), AT(out), AT(parts), AT(repeats), AT(width)};
+#undef OF
+#define OF Activation
+const size_t darkroom_layout_activation[] = {sizeof(OF), AT(x), AT(out), AT(count), AT(which)};
+#undef OF
+#define OF Relayout
+const size_t darkroom_layout_relayout[] = {sizeof(OF), AT(x), AT(out), AT(batch), AT(channels), AT(pixels)};
+#undef OF
+#define OF Upsample
+const size_t darkroom_layout_upsample[] = {sizeof(OF),   AT(x),          AT(out),       AT(batch), AT(height), AT(width),
+                                           AT(channels), AT(out_height), AT(out_width), AT(down),  AT(across)};
+#undef OF
+#define OF Concat
+const size_t darkroom_layout_concat[] = {sizeof(OF), AT(a), AT(b), AT(out), AT(rows), AT(a_channels), AT(b_channels)};
+#undef OF
+#define OF Widen
+const size_t darkroom_layout_widen[] = {sizeof(OF), AT(x), AT(scales), AT(out), AT(rows), AT(channels)};
+#undef OF
 #define OF Launch
 const size_t darkroom_layout_launch[] = {sizeof(OF), AT(kernel), AT(grid), AT(block), AT(shared_bytes), AT(error)};

@@ -5,12 +5,14 @@
 //! has run on a GPU yet: it is tested on stand-ins for CUDA's libraries (scripts/cuda-emulated).
 
 mod device;
+mod graph;
 mod kernels;
 pub mod launch;
 mod nvml;
 mod probe;
 
 pub use device::open;
+pub use graph::Replay;
 pub use kernels::{Kernels, launch};
 pub use probe::{Probe, describe, facts, free_bytes};
 

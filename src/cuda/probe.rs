@@ -65,12 +65,12 @@ impl Probe {
     }
 }
 
-fn told(error: DriverError) -> Error {
+pub(super) fn told(error: DriverError) -> Error {
     Error::msg(problem(&error))
 }
 
 /// The stream-ordered pool that all tensors lie in, where the device has one.
-fn pool(context: &CudaContext) -> Driver<Option<CUmemoryPool>> {
+pub(super) fn pool(context: &CudaContext) -> Driver<Option<CUmemoryPool>> {
     match context.has_async_alloc() {
         // SAFETY: the context's own device.
         true => unsafe { result::device::get_default_mem_pool(context.cu_device()) }.map(Some),

@@ -11,10 +11,6 @@ use crate::ops::{Activation, Reads};
 /// A count, where it is known.
 pub type Launches = Option<usize>;
 
-/// Widening an int8 weight: to float32, a comparison, to float32, a product, a difference, the scales,
-/// to the run's type.
-const WIDENED: usize = 7;
-
 fn in_half(dtype: DType, count: usize) -> Launches {
     matches!(dtype, DType::F16 | DType::BF16).then_some(count)
 }
@@ -47,7 +43,7 @@ pub fn linear_add(
 }
 
 /// One of more than a pixel, with the sum behind it; under W8A8 two kernels quantise the image, unless
-/// it comes so.
+/// it comes so; else one widens the weight.
 pub fn conv2d((dtype, reads): (DType, Reads), inputs: usize, int8: Option<Scheme>) -> Launches {
     match int8 {
         None => in_half(dtype, 1),
@@ -55,7 +51,7 @@ pub fn conv2d((dtype, reads): (DType, Reads), inputs: usize, int8: Option<Scheme
             Reads::Float => in_half(dtype, 3),
             Reads::Int8 => in_half(dtype, 1),
         },
-        Some(_) => in_half(dtype, WIDENED + 1),
+        Some(_) => in_half(dtype, 2),
     }
 }
 
@@ -92,9 +88,9 @@ pub fn rows(dtype: DType, channels: usize) -> Launches {
     in_half(dtype, 1).filter(|_| channels.is_multiple_of(8))
 }
 
-/// In float32, with a cast on either side.
-pub fn activation(dtype: DType, which: Activation) -> Launches {
-    in_half(dtype, 3).filter(|_| which != Activation::QuickGelu)
+/// One kernel for values by eights.
+pub fn activation(dtype: DType, count: usize) -> Launches {
+    in_half(dtype, 1).filter(|_| count.is_multiple_of(8))
 }
 
 /// A sum.
@@ -102,19 +98,21 @@ pub fn add(dtype: DType) -> Launches {
     in_half(dtype, 1)
 }
 
-/// Channels first or last, and the cast.
+/// Channels first or last with the cast; without one, or between halves, candle's.
 pub fn relayout(from: DType, to: DType) -> Launches {
-    Some(1 + usize::from(from != to))
+    let one = matches!((from, to), (DType::F32, _) | (_, DType::F32)) || from == to;
+    Some(if one { 1 } else { 2 })
 }
 
-/// One copy of each part.
-pub fn concat(dtype: DType) -> Launches {
-    in_half(dtype, 2)
+/// One copy of both parts, or of each.
+pub fn concat(dtype: DType, channels: [usize; 2]) -> Launches {
+    let one = channels.iter().all(|channels| channels.is_multiple_of(8));
+    in_half(dtype, if one { 1 } else { 2 })
 }
 
-/// One copy by whole factors, else a look-up for each edge.
-pub fn upsample(dtype: DType, whole: bool) -> Launches {
-    in_half(dtype, if whole { 1 } else { 2 })
+/// One copy, or a look-up for each edge.
+pub fn upsample(dtype: DType, channels: usize) -> Launches {
+    in_half(dtype, if channels.is_multiple_of(8) { 1 } else { 2 })
 }
 
 /// `denoise::combine`: a product for each coefficient that is not 0, and their sums.

@@ -258,7 +258,7 @@ pub fn geglu(reads: Reads, x: &Tensor) -> Tensor {
 
 /// x → the same shape.
 pub fn activation(x: &Tensor, which: Activation) -> Tensor {
-    x.heap().launch(launches::activation(x.dtype(), which));
+    x.heap().launch(launches::activation(x.dtype(), x.count()));
     x.heap().run(
         work::activation(x.count(), which, x.value_bytes()),
         workspace::activation(x.dtype(), x.count()),
@@ -325,18 +325,18 @@ pub fn concat_channels(a: &Tensor, b: &Tensor) -> Tensor {
     let mut dims = a.dims().to_vec();
     dims.pop();
     dims.push(a.width() + b.width());
-    a.heap().launch(launches::concat(a.dtype()));
+    a.heap()
+        .launch(launches::concat(a.dtype(), [a.width(), b.width()]));
     a.heap()
         .run(work::moved(values, values), 0, dims, a.dtype())
 }
 
 /// image [B, H, W, C] → [B, height, width, C].
 pub fn upsample_nearest(image: &Tensor, height: usize, width: usize) -> Tensor {
-    let [batch, from_height, from_width, channels] = image.sizes();
-    let whole = height.is_multiple_of(from_height) && width.is_multiple_of(from_width);
+    let [batch, _, _, channels] = image.sizes();
     image
         .heap()
-        .launch(launches::upsample(image.dtype(), whole));
+        .launch(launches::upsample(image.dtype(), channels));
     let dims = vec![batch, height, width, channels];
     let (read, written) = (image.count(), dims.iter().product());
     let bytes = image.value_bytes();

@@ -8,8 +8,9 @@ use super::heap::{Heap, Tensor};
 use super::loader::Loader;
 use super::model::Int8;
 use super::ops::{
-    Conv, Statistics, activation, attention, concat_channels, cross_attention, geglu, group_norm,
-    layer_norm, linear_add, linear_in, to_channels_first, to_channels_last, upsample_nearest,
+    Conv, Statistics, activation, add, attention, concat_channels, cross_attention, geglu,
+    group_norm, layer_norm, linear_add, linear_in, to_channels_first, to_channels_last,
+    upsample_nearest,
 };
 use super::resnet;
 use crate::config::{LevelConfig, TransformerConfig, UnetConfig};
@@ -241,17 +242,17 @@ pub fn forward(
     let heap: &Heap = sample.heap();
     let base = config.base_channels();
     let wave = heap.tensor([1, base], DType::F32).cast(dtype);
-    let _time = embed(
+    let time = embed(
         config,
         int8.of(TIME_EMBEDDING),
         &wave,
         prepared.guidance.as_ref(),
     ); // [1, T]
-    let embedding = prepared.added.like(); // [R, T]
+    let embedding = add(&prepared.added, &time); // [R, T]
     let [rows, width] = embedding.sizes();
     let images = sample.dims()[0] / rows;
-    // The wave's cast, the sum of the two, a copy for each image.
-    heap.launch(Some(2 + if images == 1 { 0 } else { images }));
+    // The wave's cast, a copy for each image.
+    heap.launch(Some(1 + if images == 1 { 0 } else { images }));
     let embedding = match images {
         1 => embedding,
         _ => heap.tensor([rows * images, width], dtype),

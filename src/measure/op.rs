@@ -150,15 +150,25 @@ pub struct OpMemory {
 }
 
 static RECORDING: AtomicBool = AtomicBool::new(false);
+static PAUSED: AtomicBool = AtomicBool::new(false);
 static RECORDS: Mutex<Vec<OpRecord>> = Mutex::new(Vec::new());
 
 /// Runs an operation, and notes it if somebody records.
 #[inline]
 pub fn run(work: impl FnOnce() -> Work, body: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
-    if RECORDING.load(Relaxed) {
+    if RECORDING.load(Relaxed) && !PAUSED.load(Relaxed) {
         return recorded(work(), body);
     }
     body()
+}
+
+/// Runs `body`, of whose operations none is recorded: they do not run yet.
+#[cfg(feature = "cuda")]
+pub fn unrecorded<T>(body: impl FnOnce() -> T) -> T {
+    PAUSED.store(true, Relaxed);
+    let out = body();
+    PAUSED.store(false, Relaxed);
+    out
 }
 
 fn recorded(work: Work, body: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {

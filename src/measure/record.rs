@@ -34,6 +34,9 @@ pub struct Run {
     pub gpu: Option<String>,
     /// The GPU's name and driver; `null` on the CPU.
     pub driver: Option<String>,
+    /// Whether the denoising step was a CUDA graph.
+    #[serde(default)]
+    pub cuda_graph: bool,
     /// Threads of the CPU work.
     pub threads: usize,
     /// What the device can do at most, which the forecast reckons with.

@@ -10,25 +10,30 @@ use crate::measure::op;
 
 /// Channels-first image to channels-last, in the given type: `[B, C, H, W]` → `[B, H, W, C]`.
 pub fn to_channels_last(image: &Tensor, dtype: DType) -> Result<Tensor> {
-    moved(image, dtype, |image| image.permute((0, 2, 3, 1)))
+    moved(image, dtype, || {
+        #[cfg(feature = "cuda")]
+        if image.device().is_cuda() {
+            return super::cuda::to_channels_last(image, dtype);
+        }
+        image.to_dtype(dtype)?.permute((0, 2, 3, 1))?.contiguous()
+    })
 }
 
 /// Channels-last image to channels-first, in the given type: `[B, H, W, C]` → `[B, C, H, W]`.
 pub fn to_channels_first(image: &Tensor, dtype: DType) -> Result<Tensor> {
-    moved(image, dtype, |image| image.permute((0, 3, 1, 2)))
+    moved(image, dtype, || {
+        #[cfg(feature = "cuda")]
+        if image.device().is_cuda() {
+            return super::cuda::to_channels_first(image, dtype);
+        }
+        image.to_dtype(dtype)?.permute((0, 3, 1, 2))?.contiguous()
+    })
 }
 
-fn moved(
-    image: &Tensor,
-    dtype: DType,
-    view: impl FnOnce(&Tensor) -> Result<Tensor>,
-) -> Result<Tensor> {
+fn moved(image: &Tensor, dtype: DType, run: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
     let count = image.elem_count();
     let (from, to) = (image.dtype().size_in_bytes(), dtype.size_in_bytes());
-    op::run(
-        || work::moved((count, from), (count, to)),
-        || view(&image.to_dtype(dtype)?)?.contiguous(),
-    )
+    op::run(|| work::moved((count, from), (count, to)), run)
 }
 
 /// a [.., C₁], b [.., C₂] → [.., C₁ + C₂].

@@ -76,17 +76,15 @@ impl Embeddings {
         })
     }
 
-    /// The embedded timestep: [1, T].
-    pub fn time(
-        &self,
-        timestep: f64,
-        guidance: Option<&Tensor>,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Tensor> {
+    /// The timestep's sinusoid: [1, C].
+    pub fn wave(&self, timestep: f64, dtype: DType, device: &Device) -> Result<Tensor> {
         let wave = sinusoid(timestep as f32, self.time_proj);
-        let wave = Tensor::from_vec(wave, (1, self.time_proj.width), device)?.to_dtype(dtype)?;
-        self.time_embedding.forward(&wave, guidance)
+        Ok(Tensor::from_vec(wave, (1, self.time_proj.width), device)?.to_dtype(dtype)?)
+    }
+
+    /// The embedded timestep, of its sinusoid: [1, T].
+    pub fn time(&self, wave: &Tensor, guidance: Option<&Tensor>) -> Result<Tensor> {
+        self.time_embedding.forward(wave, guidance)
     }
 
     /// The embedded guidance scale, for networks distilled to take one: [1, cond].

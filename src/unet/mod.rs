@@ -7,6 +7,7 @@
 
 mod attention;
 mod embedding;
+mod steps;
 mod transformer;
 
 use candle_core::{DType, Device, Tensor};
@@ -15,12 +16,13 @@ use candle_nn::VarBuilder;
 use crate::config::{LevelConfig, TransformerConfig, UnetConfig};
 use crate::error::Result;
 use crate::ops::{
-    Activation, Conv2d, GroupNorm, Padding, concat_channels, to_channels_first, to_channels_last,
-    upsample_nearest,
+    Activation, Conv2d, GroupNorm, Padding, add_to_each, concat_channels, to_channels_first,
+    to_channels_last, upsample_nearest,
 };
 use crate::resnet::{ResnetBlock, ResnetShape};
 use attention::KeyValues;
 use embedding::Embeddings;
+pub use steps::Steps;
 use transformer::SpatialTransformer;
 
 /// The network.
@@ -169,16 +171,20 @@ impl Unet {
     /// sample [B, C_in, H, W] → prediction [B, C_out, H, W], both float32. B is a multiple of the R
     /// rows that `prepared` holds; the first B/R images have its first row, and so on.
     pub fn forward(&self, sample: &Tensor, timestep: f64, prepared: &Prepared) -> Result<Tensor> {
-        let time = self.embeddings.time(
-            timestep,
-            prepared.guidance.as_ref(),
-            self.dtype,
-            &self.device,
-        )?;
-        let embedding = time.broadcast_add(&prepared.added)?; // [R, T]
-        let (rows, width) = embedding.dims2()?;
+        self.forward_wave(sample, &self.wave(timestep)?, prepared)
+    }
+
+    /// What is computed of a timestep on the host.
+    fn wave(&self, timestep: f64) -> Result<Tensor> {
+        self.embeddings.wave(timestep, self.dtype, &self.device)
+    }
+
+    fn forward_wave(&self, sample: &Tensor, wave: &Tensor, prepared: &Prepared) -> Result<Tensor> {
+        let time = self.embeddings.time(wave, prepared.guidance.as_ref())?;
+        let (rows, width) = prepared.added.dims2()?;
         let images = sample.dim(0)? / rows;
-        let embedding = embedding.unsqueeze(1)?.repeat((1, images, 1))?; // [R, B/R, T]
+        let embedding = add_to_each(&prepared.added.unsqueeze(1)?, &time)?; // [R, 1, T]
+        let embedding = embedding.repeat((1, images, 1))?; // [R, B/R, T]
         let embedding = embedding.reshape((rows * images, width))?; // [B, T]
         // Every residual block projects the same activated embedding.
         let embedding = crate::ops::activation(&embedding, Activation::Silu)?;

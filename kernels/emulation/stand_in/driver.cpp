@@ -4,6 +4,10 @@
 // It is stricter than a GPU where a GPU would be lenient: new memory is NaN, freed memory is scribbled over, memory
 // past an allocation's end is checked when it is freed, and a launch over the limits of sm_86 fails.
 //
+// While a stream is captured, nothing runs on it: kernels, products, copies within the device, fills, allocations and what
+// frees them become a graph; whatever else uses the stream, or waits for the device from the thread that captures, makes
+// an error of the capture. A graph keeps its memory until it is destroyed, and has to free all that it allocates.
+//
 // The environment says what device it is, and what goes wrong:
 //   STAND_IN_DEVICES=1 STAND_IN_CAPABILITY=8.6 STAND_IN_DRIVER=13000 STAND_IN_MEMORY=bytes
 //   STAND_IN_FAIL=alloc:N   the N-th allocation finds no memory
@@ -15,7 +19,9 @@
 #include "table.h"
 
 #include <chrono>
+#include <memory>
 #include <mutex>
+#include <thread>
 
 #define CALL extern "C" __attribute__((visibility("default"))) int
 using Handle = void *;
@@ -32,9 +38,12 @@ enum Result {
   INVALID_DEVICE = 101,
   NO_BINARY_FOR_GPU = 209,
   INVALID_PTX = 218,
+  ILLEGAL_STATE = 401,
   NOT_FOUND = 500,
   LAUNCH_FAILED = 719,
   NOT_SUPPORTED = 801,
+  CAPTURE_UNSUPPORTED = 900,
+  CAPTURE_INVALIDATED = 901,
 };
 
 struct Words {
@@ -50,9 +59,12 @@ constexpr Words WORDS[] = {
     {INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
     {NO_BINARY_FOR_GPU, "CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"},
     {INVALID_PTX, "CUDA_ERROR_INVALID_PTX", "a PTX JIT compilation failed"},
+    {ILLEGAL_STATE, "CUDA_ERROR_ILLEGAL_STATE", "the operation cannot be performed in the present state"},
     {NOT_FOUND, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
     {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
     {NOT_SUPPORTED, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
+    {CAPTURE_UNSUPPORTED, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
+    {CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture"},
 };
 
 const char *setting(const char *name, const char *otherwise) {
@@ -63,6 +75,25 @@ const char *setting(const char *name, const char *otherwise) {
 // Bytes before and after each allocation that nobody may write.
 constexpr size_t FENCE_BYTES = 256;
 constexpr unsigned char FENCE = 0xFD, FREED = 0xFB;
+
+struct Graph {
+  std::vector<stand_in::Work> nodes;
+  long kernels = 0;
+  std::vector<Address> memory;
+  ~Graph();
+};
+
+struct Capture {
+  std::shared_ptr<Graph> graph;  // null: nothing is captured
+  std::thread::id thread;
+  bool failed = false;
+  std::map<Address, size_t> live;       // allocated by the graph and not freed yet
+  std::multimap<size_t, Address> idle;  // freed, to be allocated again
+};
+
+struct Stream {
+  Capture capture;
+};
 
 struct Device {
   int count = atoi(setting("STAND_IN_DEVICES", "1"));
@@ -79,7 +110,9 @@ struct Device {
   std::map<Address, size_t> allocations;
   size_t used = 0, most_used = 0;
   std::map<std::string, long> launches;
-  long copies = 0;
+  long copies = 0, graph_launches = 0, graph_kernels = 0;
+  Stream default_stream;  // null to callers
+  std::set<Stream *> streams = {&default_stream};
 
   Device() {
     sscanf(setting("STAND_IN_CAPABILITY", "8.6"), "%d.%d", &major, &minor);
@@ -94,6 +127,7 @@ struct Device {
     if (!report) return;
     long all = 0;
     for (const auto &[name, times] : launches) fprintf(stderr, "stand-in: %7ld × %s\n", times, name.c_str()), all += times;
+    if (graph_launches) fprintf(stderr, "stand-in: %ld graphs launched, of %ld kernels in all\n", graph_launches, graph_kernels);
     fprintf(stderr, "stand-in: %ld launches, %ld copies and fills, %zu bytes at most, %zu allocations of %zu bytes not freed\n",
             all, copies, most_used, allocations.size(), used);
     fflush(nullptr);
@@ -108,18 +142,46 @@ struct Device {
     return broken;
   }
 
-  // A kernel or a product is about to run; the mutex is held.
-  int launch(const std::string &name) {
-    if (int result = enter()) return result;
-    if (fails("launch")) return broken = LAUNCH_FAILED;
-    ++launches[name];
+  Capture &capture_of(Handle stream) { return static_cast<Stream *>(stream ? stream : &default_stream)->capture; }
+
+  // Does a stream's next piece of work, or records it; the mutex is held.
+  int perform(Capture &capture, stand_in::Work work) {
+    if (!capture.graph) return work(), SUCCESS;
+    if (!capture.failed) capture.graph->nodes.push_back(std::move(work));
+    return capture.failed ? CAPTURE_INVALIDATED : SUCCESS;
+  }
+  // What may not happen on a stream that is captured; the mutex is held.
+  int forbidden(Capture &capture) {
+    if (!capture.graph) return SUCCESS;
+    return std::exchange(capture.failed, true) ? CAPTURE_INVALIDATED : CAPTURE_UNSUPPORTED;
+  }
+  // What may not happen in a thread that captures any.
+  int forbidden_here() {
+    for (Stream *stream : streams)
+      if (stream->capture.graph && stream->capture.thread == std::this_thread::get_id()) return forbidden(stream->capture);
     return SUCCESS;
   }
-
-  int allocate(Address *to, size_t bytes) {
+  int wait(Handle stream) {
     std::lock_guard lock(mutex);
+    const int result = forbidden(capture_of(stream));
+    return result ? result : broken;
+  }
+  int wait() {
+    std::lock_guard lock(mutex);
+    const int result = forbidden_here();
+    return result ? result : broken;
+  }
+
+  // A kernel or a product; the mutex is held.
+  int launch(Handle stream, const std::string &name, stand_in::Work work) {
     if (int result = enter()) return result;
-    if (!bytes) return INVALID_VALUE;
+    if (fails("launch")) return broken = LAUNCH_FAILED;
+    Capture &capture = capture_of(stream);
+    ++(capture.graph ? capture.graph->kernels : launches[name]);
+    return perform(capture, dry ? [] {} : std::move(work));
+  }
+
+  int reserve(Address *to, size_t bytes) {
     if (fails("alloc") || used + bytes > memory_bytes) return OUT_OF_MEMORY;
     auto *block = static_cast<unsigned char *>(aligned_alloc(256, (bytes + 2 * FENCE_BYTES + 255) & ~size_t(255)));
     if (!block) return OUT_OF_MEMORY;
@@ -132,34 +194,130 @@ struct Device {
     most_used = std::max(most_used, used);
     return SUCCESS;
   }
+  static void check_fences(Address from, size_t bytes) {
+    const auto *begin = reinterpret_cast<const unsigned char *>(from);
+    for (size_t i = 0; i < FENCE_BYTES; i++)
+      if (begin[bytes + i] != FENCE || begin[-1 - long(i)] != FENCE) emu::die("memory next to an allocation was written");
+  }
+  void give_back(Address from) {
+    const size_t bytes = allocations[from];
+    check_fences(from, bytes);
+    memset(reinterpret_cast<void *>(from), FREED, bytes);
+    used -= bytes;
+    allocations.erase(from);
+    free(reinterpret_cast<unsigned char *>(from) - FENCE_BYTES);
+  }
+
+  int allocate(Address *to, size_t bytes) {
+    std::lock_guard lock(mutex);
+    if (int result = enter()) return result;
+    if (int result = forbidden_here()) return result;
+    return bytes ? reserve(to, bytes) : INVALID_VALUE;
+  }
+  int allocate(Address *to, size_t bytes, Handle stream) {
+    std::lock_guard lock(mutex);
+    if (int result = enter()) return result;
+    if (!bytes) return INVALID_VALUE;
+    Capture &capture = capture_of(stream);
+    if (!capture.graph) return reserve(to, bytes);
+    if (capture.failed) return CAPTURE_INVALIDATED;
+    if (const auto idle = capture.idle.find(bytes); idle != capture.idle.end()) {
+      *to = idle->second;
+      capture.idle.erase(idle);
+    } else {
+      if (int result = reserve(to, bytes)) return result;
+      capture.graph->memory.push_back(*to);
+    }
+    capture.live[*to] = bytes;
+    return perform(capture, [at = *to, bytes] { memset(reinterpret_cast<void *>(at), emu::POISON, bytes); });
+  }
 
   int release(Address from) {
     std::lock_guard lock(mutex);
-    const auto found = allocations.find(from);
-    if (found == allocations.end()) return broken ? broken : INVALID_VALUE;
-    auto *begin = reinterpret_cast<unsigned char *>(from);
-    const size_t bytes = found->second;
-    for (size_t i = 0; i < FENCE_BYTES; i++)
-      if (begin[bytes + i] != FENCE || begin[-1 - long(i)] != FENCE) emu::die("memory next to an allocation was written");
-    memset(begin, FREED, bytes);
-    used -= bytes;
-    allocations.erase(found);
-    free(begin - FENCE_BYTES);
+    if (int result = forbidden_here()) return result;
+    return release_now(from);
+  }
+  int release(Address from, Handle stream) {
+    std::lock_guard lock(mutex);
+    Capture &capture = capture_of(stream);
+    if (capture.graph) {
+      if (capture.failed) return CAPTURE_INVALIDATED;
+      const auto found = capture.live.find(from);  // a graph frees its own memory only
+      if (found == capture.live.end()) return capture.failed = true, INVALID_VALUE;
+      const size_t bytes = found->second;
+      capture.idle.emplace(bytes, from);
+      capture.live.erase(found);
+      return perform(capture, [from, bytes] { check_fences(from, bytes), memset(reinterpret_cast<void *>(from), FREED, bytes); });
+    }
+    return release_now(from);
+  }
+  int release_now(Address from) {
+    if (!allocations.count(from)) return broken ? broken : INVALID_VALUE;
+    give_back(from);
     return broken;
   }
 
-  // Bytes from `at` on must lie in one allocation.
-  int copy(void *to, const void *from, size_t bytes, std::initializer_list<Address> on_device) {
+  // Between host and device. The host's memory is pageable: no graph may read or write it later.
+  int copy(void *to, const void *from, size_t bytes, Address on_device, Handle stream) {
     std::lock_guard lock(mutex);
     if (int result = enter()) return result;
+    if (int result = stream ? forbidden(capture_of(stream)) : forbidden_here()) return result;
+    if (int result = fits(bytes, {on_device})) return result;
+    ++copies;
+    memmove(to, from, bytes);
+    return SUCCESS;
+  }
+  int copy(Address to, Address from, size_t bytes, Handle stream) {
+    std::lock_guard lock(mutex);
+    if (int result = enter()) return result;
+    if (int result = fits(bytes, {to, from})) return result;
+    ++copies;
+    return perform(capture_of(stream), [=] { memmove(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), bytes); });
+  }
+  int fill(Address at, unsigned char value, size_t bytes, Handle stream) {
+    std::lock_guard lock(mutex);
+    if (int result = enter()) return result;
+    if (int result = fits(bytes, {at})) return result;
+    ++copies;
+    return perform(capture_of(stream), [=] { memset(reinterpret_cast<void *>(at), value, bytes); });
+  }
+  // Bytes from each address on must lie in one allocation.
+  int fits(size_t bytes, std::initializer_list<Address> on_device) const {
     for (Address at : on_device) {
       auto after = allocations.upper_bound(at);
       if (after == allocations.begin()) return INVALID_VALUE;
       const auto &[begin, size] = *--after;
       if (at + bytes > begin + size) return INVALID_VALUE;
     }
-    memmove(to, from, bytes);
-    ++copies;
+    return SUCCESS;
+  }
+
+  int begin_capture(Handle stream) {
+    std::lock_guard lock(mutex);
+    Capture &capture = capture_of(stream);
+    if (!stream || capture.graph) return ILLEGAL_STATE;
+    capture.graph = std::make_shared<Graph>();
+    capture.thread = std::this_thread::get_id();
+    return broken;
+  }
+  int end_capture(Handle stream, std::shared_ptr<Graph> *to) {
+    std::shared_ptr<Graph> graph;  // destroyed without the mutex
+    std::lock_guard lock(mutex);
+    Capture &capture = capture_of(stream);
+    if (!capture.graph) return ILLEGAL_STATE;
+    // A GPU's driver would say so later, at the second launch.
+    const int result = capture.failed ? CAPTURE_INVALIDATED : capture.live.empty() ? broken : INVALID_VALUE;
+    graph = std::exchange(capture, Capture()).graph;
+    if (!result) *to = graph;
+    return result;
+  }
+  int run(const Graph &graph, Handle stream) {
+    std::lock_guard lock(mutex);
+    if (int result = forbidden(capture_of(stream))) return result;
+    if (int result = enter()) return result;
+    if (fails("launch")) return broken = LAUNCH_FAILED;
+    ++graph_launches, graph_kernels += graph.kernels;
+    for (const stand_in::Work &work : graph.nodes) work();
     return SUCCESS;
   }
 
@@ -169,9 +327,14 @@ struct Device {
   bool compiles(int tenths) const { return tenths <= 10 * major + minor; }
 } device;
 
+Graph::~Graph() {
+  std::lock_guard lock(device.mutex);
+  for (Address at : memory) device.give_back(at);
+}
+
 struct Function {
   std::string name;
-  stand_in::Run run;
+  stand_in::Bind bind;
   unsigned dynamic_bytes = 48 << 10;
 };
 
@@ -206,7 +369,7 @@ const Words *words(int result) {
   return nullptr;
 }
 
-int something;  // what handles of contexts, pools and streams point at
+int something;  // what handles of contexts and pools point at
 thread_local Handle current_context;
 
 }  // namespace
@@ -260,7 +423,7 @@ CALL cuMemGetInfo_v2(size_t *free, size_t *total) {
   return SUCCESS;
 }
 
-// ---- contexts, streams, events --------------------------------------------------------------------------------------
+// ---- contexts, streams ----------------------------------------------------------------------------------------------
 
 CALL cuDevicePrimaryCtxRetain(Handle *context, int) {
   *context = &something;
@@ -275,18 +438,49 @@ CALL cuCtxGetCurrent(Handle *context) {
   *context = current_context;
   return SUCCESS;
 }
-CALL cuCtxSynchronize() { return device.broken; }
+CALL cuCtxSynchronize() { return device.wait(); }
 CALL cuStreamCreate(Handle *stream, unsigned) {
-  *stream = &something;
+  std::lock_guard lock(device.mutex);
+  *stream = *device.streams.insert(new Stream).first;
   return SUCCESS;
 }
-CALL cuStreamDestroy_v2(Handle) { return SUCCESS; }
-CALL cuStreamSynchronize(Handle) { return device.broken; }
+CALL cuStreamDestroy_v2(Handle stream) {
+  std::lock_guard lock(device.mutex);
+  device.streams.erase(static_cast<Stream *>(stream));
+  delete static_cast<Stream *>(stream);
+  return SUCCESS;
+}
+CALL cuStreamSynchronize(Handle stream) { return device.wait(stream); }
 CALL cuStreamWaitEvent(Handle, Handle, unsigned) { return SUCCESS; }
-CALL cuStreamIsCapturing(Handle, int *status) {
-  *status = 0;
+
+// ---- graphs ---------------------------------------------------------------------------------------------------------
+
+CALL cuStreamIsCapturing(Handle stream, int *status) {
+  std::lock_guard lock(device.mutex);
+  const Capture &capture = device.capture_of(stream);
+  *status = !capture.graph ? 0 : capture.failed ? 2 : 1;
   return SUCCESS;
 }
+CALL cuStreamBeginCapture_v2(Handle stream, int) { return device.begin_capture(stream); }
+CALL cuStreamEndCapture(Handle stream, Handle *graph) {
+  std::shared_ptr<Graph> captured;
+  *graph = nullptr;
+  if (int result = device.end_capture(stream, &captured)) return result;
+  *graph = new std::shared_ptr<Graph>(captured);
+  return SUCCESS;
+}
+CALL cuGraphInstantiateWithFlags(Handle *executable, Handle graph, unsigned long long) {
+  *executable = new std::shared_ptr<Graph>(*static_cast<std::shared_ptr<Graph> *>(graph));
+  return SUCCESS;
+}
+CALL cuGraphDestroy(Handle graph) {
+  delete static_cast<std::shared_ptr<Graph> *>(graph);
+  return SUCCESS;
+}
+CALL cuGraphExecDestroy(Handle executable) { return cuGraphDestroy(executable); }
+CALL cuGraphLaunch(Handle executable, Handle stream) { return device.run(**static_cast<std::shared_ptr<Graph> *>(executable), stream); }
+
+// ---- events ---------------------------------------------------------------------------------------------------------
 
 using Clock = std::chrono::steady_clock;
 CALL cuEventCreate(Handle *event, unsigned) {
@@ -297,11 +491,11 @@ CALL cuEventDestroy_v2(Handle event) {
   delete static_cast<Clock::time_point *>(event);
   return SUCCESS;
 }
-CALL cuEventRecord(Handle event, Handle) {
+CALL cuEventRecord(Handle event, Handle stream) {
   *static_cast<Clock::time_point *>(event) = Clock::now();
-  return device.broken;
+  return device.wait(stream);
 }
-CALL cuEventSynchronize(Handle) { return device.broken; }
+CALL cuEventSynchronize(Handle) { return device.wait(); }
 static int elapsed(float *ms, Handle begin, Handle end) {
   const auto at = [](Handle event) { return *static_cast<Clock::time_point *>(event); };
   *ms = std::chrono::duration<float, std::milli>(at(end) - at(begin)).count();
@@ -313,29 +507,25 @@ CALL cuEventElapsedTime_v2(float *ms, Handle begin, Handle end) { return elapsed
 // ---- memory -------------------------------------------------------------------------------------------------------
 
 CALL cuMemAlloc_v2(Address *to, size_t bytes) { return device.allocate(to, bytes); }
-CALL cuMemAllocAsync(Address *to, size_t bytes, Handle) { return device.allocate(to, bytes); }
+CALL cuMemAllocAsync(Address *to, size_t bytes, Handle stream) { return device.allocate(to, bytes, stream); }
 CALL cuMemFree_v2(Address from) { return device.release(from); }
-CALL cuMemFreeAsync(Address from, Handle) { return device.release(from); }
-CALL cuMemcpyHtoD_v2(Address to, const void *from, size_t bytes) {
-  return device.copy(reinterpret_cast<void *>(to), from, bytes, {to});
+CALL cuMemFreeAsync(Address from, Handle stream) { return device.release(from, stream); }
+CALL cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, Handle stream) {
+  return device.copy(reinterpret_cast<void *>(to), from, bytes, to, stream);
 }
-CALL cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, Handle) { return cuMemcpyHtoD_v2(to, from, bytes); }
-CALL cuMemcpyDtoH_v2(void *to, Address from, size_t bytes) {
-  return device.copy(to, reinterpret_cast<void *>(from), bytes, {from});
+CALL cuMemcpyHtoD_v2(Address to, const void *from, size_t bytes) { return cuMemcpyHtoDAsync_v2(to, from, bytes, nullptr); }
+CALL cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, Handle stream) {
+  return device.copy(to, reinterpret_cast<void *>(from), bytes, from, stream);
 }
-CALL cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, Handle) { return cuMemcpyDtoH_v2(to, from, bytes); }
-CALL cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, Handle) {
-  return device.copy(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), bytes, {to, from});
-}
-CALL cuMemsetD8Async(Address to, unsigned char value, size_t bytes, Handle) {
-  const std::string filled(bytes, char(value));
-  return device.copy(reinterpret_cast<void *>(to), filled.data(), bytes, {to});
-}
+CALL cuMemcpyDtoH_v2(void *to, Address from, size_t bytes) { return cuMemcpyDtoHAsync_v2(to, from, bytes, nullptr); }
+CALL cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, Handle stream) { return device.copy(to, from, bytes, stream); }
+CALL cuMemsetD8Async(Address to, unsigned char value, size_t bytes, Handle stream) { return device.fill(to, value, bytes, stream); }
 
 CALL cuDeviceGetDefaultMemPool(Handle *pool, int) {
   *pool = &something;
   return SUCCESS;
 }
+CALL cuMemPoolTrimTo(Handle, size_t) { return SUCCESS; }
 enum PoolAttribute { RELEASE_THRESHOLD = 4, RESERVED_HIGH = 6, USED = 7, USED_HIGH = 8 };
 CALL cuMemPoolSetAttribute(Handle, int attribute, void *) {
   std::lock_guard lock(device.mutex);
@@ -392,7 +582,7 @@ CALL cuFuncSetAttribute(Handle function, int attribute, int value) {
   return SUCCESS;
 }
 CALL cuLaunchKernel(Handle handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
-                    unsigned block_z, unsigned shared_bytes, Handle, void **arguments, void **) {
+                    unsigned block_z, unsigned shared_bytes, Handle stream, void **arguments, void **) {
   std::lock_guard lock(device.mutex);  // one kernel at a time: the emulation has one set of fibers
   if (device.broken) return device.broken;
   const Function &function = *static_cast<Function *>(handle);
@@ -400,17 +590,13 @@ CALL cuLaunchKernel(Handle handle, unsigned grid_x, unsigned grid_y, unsigned gr
   if (!threads || threads > emu::MAX_THREADS || block_z > 64) return INVALID_VALUE;
   if (!grid_x || !grid_y || !grid_z || grid_x > 0x7FFFFFFF || grid_y > emu::MAX_GRID_YZ || grid_z > emu::MAX_GRID_YZ) return INVALID_VALUE;
   if (shared_bytes > function.dynamic_bytes) return INVALID_VALUE;
-  if (int result = device.launch(function.name)) return result;
-  if (device.dry) return SUCCESS;
-  function.run(dim3(grid_x, grid_y, grid_z), dim3(block_x, block_y, block_z), shared_bytes, arguments);
-  return SUCCESS;
+  return device.launch(stream, function.name, function.bind(dim3(grid_x, grid_y, grid_z), dim3(block_x, block_y, block_z), shared_bytes, arguments));
 }
 
-// A product of cuBLAS: what went wrong, or -1 where it is only counted.
-extern "C" __attribute__((visibility("default"))) int stand_in_product(const char *name) {
+// A product of cuBLAS, done or recorded.
+int stand_in_product(void *stream, const char *name, std::function<void()> work) {
   std::lock_guard lock(device.mutex);
-  const int result = device.launch(name);
-  return result || !device.dry ? result : -1;
+  return device.launch(stream, name, std::move(work));
 }
 
 // ---- errors -------------------------------------------------------------------------------------------------------

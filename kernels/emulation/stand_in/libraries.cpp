@@ -3,10 +3,11 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <random>
 #include <vector>
 
-extern "C" int stand_in_product(const char *name);  // driver.cpp
+int stand_in_product(void *stream, const char *name, std::function<void()> work);  // driver.cpp
 
 #define CALL extern "C" __attribute__((visibility("default"))) int
 using Handle = void *;
@@ -45,41 +46,49 @@ constexpr int EXECUTION_FAILED = 13, NOT_SUPPORTED = 15;
 
 // ---- cuBLAS -------------------------------------------------------------------------------------------------------
 
+// A handle is the stream that it was given.
 CALL cublasCreate_v2(Handle *handle) {
-  *handle = &something;
+  *handle = new Handle(nullptr);
   return 0;
 }
-CALL cublasDestroy_v2(Handle) { return 0; }
-CALL cublasSetStream_v2(Handle, Handle) { return 0; }
+CALL cublasDestroy_v2(Handle handle) {
+  delete static_cast<Handle *>(handle);
+  return 0;
+}
+CALL cublasSetStream_v2(Handle handle, Handle stream) {
+  *static_cast<Handle *>(handle) = stream;
+  return 0;
+}
 CALL cublasSetMathMode(Handle, int) { return 0; }
 CALL cublasSetPointerMode_v2(Handle, int) { return 0; }
 
 // c = alpha · op(a) · op(b) + beta · c, column by column, summed in float32 and rounded once.
-CALL cublasGemmStridedBatchedEx(Handle, int turn_a, int turn_b, int m, int n, int k, const void *alpha, const void *a, int a_type,
+CALL cublasGemmStridedBatchedEx(Handle handle, int turn_a, int turn_b, int m, int n, int k, const void *alpha, const void *a, int a_type,
                                 int lda, long long stride_a, const void *b, int b_type, int ldb, long long stride_b, const void *beta,
                                 void *c, int c_type, int ldc, long long stride_c, int batch, int compute, int) {
   constexpr int COMPUTE_32F = 68, COMPUTE_32F_FAST_TF32 = 77;
   if (compute != COMPUTE_32F && compute != COMPUTE_32F_FAST_TF32) return NOT_SUPPORTED;
-  if (const int result = stand_in_product("cuBLAS product")) return result < 0 ? 0 : EXECUTION_FAILED;
   const float by = *static_cast<const float *>(alpha), keep = *static_cast<const float *>(beta);
-  std::vector<float> rows(size_t(m) * k), column(k);
-  for (int i = 0; i < batch; i++) {
-    for (size_t row = 0; row < size_t(m); row++)
-      for (size_t l = 0; l < size_t(k); l++)
-        rows[row * k + l] = load(a, size_t(i * stride_a) + (turn_a ? row * lda + l : l * lda + row), a_type);
-    for (size_t col = 0; col < size_t(n); col++) {
-      for (size_t l = 0; l < size_t(k); l++)
-        column[l] = load(b, size_t(i * stride_b) + (turn_b ? l * ldb + col : col * ldb + l), b_type);
-      for (size_t row = 0; row < size_t(m); row++) {
-        float sum = 0;
+  const auto product = [=] {
+    std::vector<float> rows(size_t(m) * k), column(k);
+    for (int i = 0; i < batch; i++) {
+      for (size_t row = 0; row < size_t(m); row++)
+        for (size_t l = 0; l < size_t(k); l++)
+          rows[row * k + l] = load(a, size_t(i * stride_a) + (turn_a ? row * lda + l : l * lda + row), a_type);
+      for (size_t col = 0; col < size_t(n); col++) {
+        for (size_t l = 0; l < size_t(k); l++)
+          column[l] = load(b, size_t(i * stride_b) + (turn_b ? l * ldb + col : col * ldb + l), b_type);
+        for (size_t row = 0; row < size_t(m); row++) {
+          float sum = 0;
 #pragma omp simd reduction(+ : sum)
-        for (size_t l = 0; l < size_t(k); l++) sum += rows[row * k + l] * column[l];
-        const size_t at = size_t(i * stride_c) + col * ldc + row;
-        store(c, at, c_type, by * sum + (keep == 0 ? 0 : keep * load(c, at, c_type)));
+          for (size_t l = 0; l < size_t(k); l++) sum += rows[row * k + l] * column[l];
+          const size_t at = size_t(i * stride_c) + col * ldc + row;
+          store(c, at, c_type, by * sum + (keep == 0 ? 0 : keep * load(c, at, c_type)));
+        }
       }
     }
-  }
-  return 0;
+  };
+  return stand_in_product(*static_cast<Handle *>(handle), "cuBLAS product", product) ? EXECUTION_FAILED : 0;
 }
 CALL cublasSgemmStridedBatched(Handle handle, int turn_a, int turn_b, int m, int n, int k, const float *alpha, const float *a, int lda,
                                long long stride_a, const float *b, int ldb, long long stride_b, const float *beta, float *c, int ldc,

@@ -4,6 +4,7 @@
 
 #include "../cuda.h"
 
+#include <functional>
 #include <map>
 #include <string>
 #include <tuple>
@@ -11,32 +12,37 @@
 
 namespace stand_in {
 
-// As cuLaunchKernel has it: arguments[i] points at the i-th parameter.
-using Run = void (*)(dim3 grid, dim3 block, size_t shared_bytes, void **arguments);
+// Work that can be done now or, recorded in a graph, later and again.
+using Work = std::function<void()>;
 
-inline std::map<std::string, Run> &table() {
-  static std::map<std::string, Run> entries;
+// A launch, as cuLaunchKernel has it: arguments[i] points at the i-th parameter, which is copied.
+using Bind = Work (*)(dim3 grid, dim3 block, size_t shared_bytes, void **arguments);
+
+inline std::map<std::string, Bind> &table() {
+  static std::map<std::string, Bind> entries;
   return entries;
 }
 
 template <class... Parameters>
-void run(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, void **arguments) {
+Work bind(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, void **arguments) {
   struct Call {
     void (*kernel)(Parameters...);
     std::tuple<Parameters...> parameters;
   } call{kernel, [&]<size_t... I>(std::index_sequence<I...>) {
            return std::tuple<Parameters...>(*static_cast<std::remove_const_t<Parameters> *>(arguments[I])...);
          }(std::index_sequence_for<Parameters...>{})};
-  emu::run_grid(grid, block, shared_bytes, 0,
-                [](void *c) { std::apply(static_cast<Call *>(c)->kernel, static_cast<Call *>(c)->parameters); }, &call);
+  return [=]() mutable {
+    emu::run_grid(grid, block, shared_bytes, 0,
+                  [](void *c) { std::apply(static_cast<Call *>(c)->kernel, static_cast<Call *>(c)->parameters); }, &call);
+  };
 }
 
 struct Entry {
-  Entry(const char *name, Run run) { table()[name] = run; }
+  Entry(const char *name, Bind bind) { table()[name] = bind; }
 };
 
 }  // namespace stand_in
 
 #define ENTRY(kernel) \
   static const stand_in::Entry entry_of_##kernel( \
-      #kernel, [](dim3 grid, dim3 block, size_t shared, void **arguments) { stand_in::run(kernel, grid, block, shared, arguments); });
+      #kernel, [](dim3 grid, dim3 block, size_t shared, void **arguments) { return stand_in::bind(kernel, grid, block, shared, arguments); });

@@ -109,6 +109,10 @@ pub struct RunArgs {
     #[command(flatten)]
     pub machine: MachineArgs,
 
+    /// Run the denoising step as a CUDA graph (GPUs only)
+    #[arg(long, help_heading = "Machine")]
+    pub cuda_graph: bool,
+
     /// Write every figure, one JSON object a line, one line a run; `-` prints them in the tables' place
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub json: Option<PathBuf>,

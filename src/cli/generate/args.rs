@@ -171,6 +171,10 @@ pub struct Args {
     #[arg(long, value_name = "DEVICE", help_heading = "Machine", default_value_t)]
     pub device: DeviceChoice,
 
+    /// Run the denoising step as a CUDA graph (GPUs only)
+    #[arg(long, help_heading = "Machine")]
+    pub cuda_graph: bool,
+
     /// CPU threads [default: one a core]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub threads: Option<std::num::NonZeroUsize>,

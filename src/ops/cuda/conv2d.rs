@@ -4,7 +4,7 @@ use candle_core::{DType, Result, Tensor};
 
 use super::int8::{self, Activations, Added, Quantised, quantise_images};
 use super::linear::{linear_adds, widened};
-use super::{dense, device, empty, int, known, pointer, pointer_or_null};
+use super::{dense, device, empty, half_of, int, pointer, pointer_or_null};
 use crate::cuda::Kernels;
 use crate::cuda::launch::{self, Dtype, Output};
 use crate::ops::Reads;
@@ -16,7 +16,7 @@ use crate::ops::weight::Weight;
 pub fn conv2d_adds(weight: &Weight, shape: ConvShape, dtype: DType) -> bool {
     match weight {
         Weight::Int8OnGpu(_) if pointwise(shape) => linear_adds(weight, dtype),
-        _ => known(dtype).is_some(),
+        _ => half_of(dtype).is_some(),
     }
 }
 
@@ -54,7 +54,7 @@ pub fn conv2d(
     if let (Weight::Int8OnGpu(weight), true) = (weight, pointwise(shape)) {
         return int8::linear(image, weight, Some(bias), result, added);
     }
-    let dtype = known(result);
+    let dtype = half_of(result);
     let wide;
     let (weight, weight_scales) = match weight {
         Weight::Float(weight) => (weight, None),

@@ -7,7 +7,7 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::linear::{float, widened};
-use super::{dense, device, empty, int, known, pointer, pointer_or_null};
+use super::{dense, device, empty, half_of, int, pointer, pointer_or_null};
 use crate::cuda::Kernels;
 use crate::cuda::launch::{self, Dtype, Gemm, Output, Pointer};
 use crate::ops::Reads;
@@ -187,7 +187,7 @@ pub fn linear(
     }
     let rows = x.elem_count() / width;
     let floats = || x.reshape((rows, inputs));
-    let dtype = match known(result) {
+    let dtype = match half_of(result) {
         Some(dtype) if weight.has_kernel() && rows > 0 => dtype,
         _ => {
             let weight = widened(values, scales, result)?.reshape((outputs, inputs))?;

@@ -3,7 +3,8 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::int8::{self, Added};
-use super::known;
+use super::{device, empty, half_of, in_eights, int, pointer, pointwise};
+use crate::cuda::launch;
 use crate::ops::weight::Weight;
 
 /// x [.., in], or its rows in int8 → [.., out] of `dtype`, with what is `added` ([`linear_adds`]); a
@@ -32,20 +33,39 @@ pub fn linear(
 
 /// Whether the layer's kernel adds to its product: cuBLAS' does not.
 pub fn linear_adds(weight: &Weight, dtype: DType) -> bool {
-    matches!(weight, Weight::Int8OnGpu(weight) if weight.has_kernel()) && known(dtype).is_some()
+    matches!(weight, Weight::Int8OnGpu(weight) if weight.has_kernel()) && half_of(dtype).is_some()
 }
 
 /// x [rows, in] · weight [out, in]ᵀ + bias, summed in float32 by cuBLAS.
 pub fn float(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let out = x.matmul(&weight.t()?)?; // [rows, out]
     match bias {
-        Some(bias) => out.broadcast_add(&bias.to_dtype(out.dtype())?),
+        Some(bias) => {
+            let bias = bias.to_dtype(out.dtype())?;
+            pointwise::add_in_place(out, &bias, bias.elem_count())
+        }
         None => Ok(out),
     }
 }
 
 /// A weight's integers and scales as floats: values [out, ..] in two's complement, scales [out].
 pub fn widened(values: &Tensor, scales: &Tensor, dtype: DType) -> Result<Tensor> {
+    let rows = scales.elem_count();
+    let channels = values.elem_count() / rows.max(1);
+    if let Some(kind) = half_of(dtype).filter(|_| in_eights(channels)) {
+        let out = empty(values.shape(), dtype, values)?;
+        let parameters = launch::Widen {
+            x: pointer(values)?,
+            scales: pointer(scales)?,
+            out: pointer(&out)?,
+            rows: int(rows)?,
+            channels: int(channels)?,
+        };
+        let plan = launch::launch_widen(&parameters, kind);
+        // SAFETY: rows × channels values in and out, a scale for each row.
+        unsafe { crate::cuda::launch(device(values)?, &parameters, plan) }?;
+        return Ok(out);
+    }
     let bytes = values.to_dtype(DType::F32)?;
     // From 128 on a byte stands for itself less 256.
     let wrapped = (bytes.ge(128f32)?.to_dtype(DType::F32)? * 256.0)?;

@@ -15,7 +15,9 @@ pub use attention::{attention, cross_attention, has_cross_attention};
 pub use conv2d::{conv2d, conv2d_adds};
 pub use int8::Added;
 pub use linear::{linear, linear_adds};
-pub use movement::{concat_channels, inputs_last, upsample_nearest};
+pub use movement::{
+    concat_channels, inputs_last, to_channels_first, to_channels_last, upsample_nearest,
+};
 pub use norm::{group_norm, group_norm_given, layer_norm};
 pub use pointwise::{activation, add, geglu};
 
@@ -28,16 +30,21 @@ use half::{bf16, f16};
 
 use crate::cuda::launch::{self, Dtype, Pointer};
 
+/// Whether the kernels' vectors, of eight values, divide so many.
+fn in_eights(count: usize) -> bool {
+    count > 0 && count.is_multiple_of(8)
+}
+
 /// Kernels read vectors of this many bytes.
 const ALIGNMENT: usize = 16;
 
 /// The kernels' name for the tensor's type, if they know it.
 fn half(x: &Tensor) -> Option<Dtype> {
-    known(x.dtype())
+    half_of(x.dtype())
 }
 
 /// The same of a type.
-fn known(dtype: DType) -> Option<Dtype> {
+fn half_of(dtype: DType) -> Option<Dtype> {
     match dtype {
         DType::F16 => Some(Dtype::F16),
         DType::BF16 => Some(Dtype::Bf16),

@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Result, Tensor};
 
 use super::int8::Given;
-use super::{dense, device, half, int, pointer};
+use super::{dense, device, empty, half, in_eights, int, pointer};
 use crate::cuda::launch;
 use crate::ops::{Activation, Reads};
 
@@ -12,13 +12,31 @@ const INT8_CHANNELS: usize = 12_280;
 
 /// Applies `which` to every value, in float32.
 pub fn activation(x: &Tensor, which: Activation) -> Result<Tensor> {
-    let wide = x.to_dtype(DType::F32)?;
-    match which {
-        Activation::Silu => wide.silu()?,
-        Activation::Gelu => wide.gelu_erf()?,
-        Activation::QuickGelu => (candle_nn::ops::sigmoid(&(&wide * 1.702)?)? * &wide)?,
-    }
-    .to_dtype(x.dtype())
+    let Some(dtype) = half(x).filter(|_| in_eights(x.elem_count())) else {
+        let wide = x.to_dtype(DType::F32)?;
+        return match which {
+            Activation::Silu => wide.silu()?,
+            Activation::Gelu => wide.gelu_erf()?,
+            Activation::QuickGelu => (candle_nn::ops::sigmoid(&(&wide * 1.702)?)? * &wide)?,
+        }
+        .to_dtype(x.dtype());
+    };
+    let x = dense(x)?;
+    let out = empty(x.shape(), x.dtype(), &x)?;
+    let parameters = launch::Activation {
+        x: pointer(&x)?,
+        out: pointer(&out)?,
+        count: x.elem_count() as i64,
+        which: match which {
+            Activation::Silu => 0,
+            Activation::Gelu => 1,
+            Activation::QuickGelu => 2,
+        },
+    };
+    let plan = launch::launch_activation(&parameters, dtype);
+    // SAFETY: `count` values in and out.
+    unsafe { crate::cuda::launch(device(&x)?, &parameters, plan) }?;
+    Ok(out)
 }
 
 /// x [.., 2C] → first half × gelu(second half), [.., C], as `reads` says.
@@ -59,8 +77,44 @@ pub fn add(a: &Tensor, b: &Tensor, width: usize) -> Result<Tensor> {
     if a.elem_count() == 0 {
         return Ok(a.clone());
     }
+    if half(a).is_some() && a.dtype() == b.dtype() && in_eights(width) {
+        let a = dense(a)?;
+        let out = empty(a.shape(), a.dtype(), &a)?;
+        add_into(&out, &a, &dense(b)?, width)?;
+        return Ok(out);
+    }
     let parts = b.elem_count() / width;
     a.reshape((parts, a.elem_count() / (parts * width), width))?
         .broadcast_add(&b.reshape((parts, 1, width))?)?
         .reshape(a.shape())
+}
+
+/// The same for a sum that nothing else holds yet, in its place.
+pub fn add_in_place(sum: Tensor, b: &Tensor, width: usize) -> Result<Tensor> {
+    match sum.elem_count() > 0 && half(&sum).is_some() && in_eights(width) {
+        true => {
+            add_into(&sum, &sum, &dense(b)?, width)?;
+            Ok(sum)
+        }
+        false => add(&sum, b, width),
+    }
+}
+
+/// All three dense, of one type, which the kernel knows; `width` is a multiple of 8.
+fn add_into(out: &Tensor, a: &Tensor, b: &Tensor, width: usize) -> Result<()> {
+    let Some(dtype) = half(a) else {
+        candle_core::bail!("no kernel adds {:?}", a.dtype())
+    };
+    let parts = b.elem_count() / width;
+    let parameters = launch::Sum {
+        a: pointer(a)?,
+        b: pointer(b)?,
+        out: pointer(out)?,
+        parts: int(parts)?,
+        repeats: int(a.elem_count() / (parts * width))?,
+        width: int(width)?,
+    };
+    let plan = launch::launch_add_rows(&parameters, dtype);
+    // SAFETY: parts × repeats × width values in a and out, parts × width in b.
+    unsafe { crate::cuda::launch(device(a)?, &parameters, plan) }
 }

@@ -1,0 +1,111 @@
+// channels_last, channels_first, upsample, concat and widen: bit for bit.
+#include "../layout.cu"
+#include "harness.h"
+
+using namespace test;
+
+static const Entries<Relayout> RELAYOUTS = {
+    {"channels_last_f16", channels_last_f16}, {"channels_last_bf16", channels_last_bf16}, {"channels_first_f16", channels_first_f16}, {"channels_first_bf16", channels_first_bf16}};
+static const Entries<Upsample> UPSAMPLES = {{"upsample_f16", upsample_f16}, {"upsample_bf16", upsample_bf16}};
+static const Entries<Concat> CONCATS = {{"concat_f16", concat_f16}, {"concat_bf16", concat_bf16}};
+static const Entries<Widen> WIDENS = {{"widen_f16", widen_f16}, {"widen_bf16", widen_bf16}};
+
+template <class T> void relayout_case(int batch, int channels, int pixels) {
+  run(text("relayout %s batch %d channels %d pixels %d", NAME<T>, batch, channels, pixels), [&](Complaints &complain) {
+    Random random(channels * 1033 + pixels);
+    const auto first = random_floats(random, size_t(batch) * channels * pixels, -3, 3);
+    std::vector<T> last(first.size());
+    std::vector<float> back(first.size());
+    for (int b = 0; b < batch; b++)
+      for (int c = 0; c < channels; c++)
+        for (int p = 0; p < pixels; p++) {
+          const size_t from = (size_t(b) * channels + c) * pixels + p, to = (size_t(b) * pixels + p) * channels + c;
+          last[to] = from_float<T>(first[from]);
+          back[from] = to_float(last[to]);
+        }
+    auto out = unwritten<T>(first.size());
+    Relayout p = {first.data(), out.data(), batch, channels, pixels};
+    launch(RELAYOUTS, launch_channels_last(&p, DTYPE<T>), p, 1, complain);
+    same_bits("channels last", out, last, complain);
+    std::vector<float> floats(first.size(), NAN);
+    p.x = last.data(), p.out = floats.data();
+    launch(RELAYOUTS, launch_channels_first(&p, DTYPE<T>), p, 2, complain);
+    same_bits("channels first", floats, back, complain);
+  });
+}
+
+// The source of output i is taken in float32, as torch takes it.
+template <class T> void upsample_case(int batch, int height, int width, int channels, int out_height, int out_width) {
+  run(text("upsample %s batch %d %dx%d to %dx%d channels %d", NAME<T>, batch, height, width, out_height, out_width, channels), [&](Complaints &complain) {
+    Random random(height * 1039 + out_width);
+    const auto x = random_normal<T>(random, size_t(batch) * height * width * channels);
+    const float down = float(height) / float(out_height), across = float(width) / float(out_width);
+    std::vector<T> want;
+    for (int b = 0; b < batch; b++)
+      for (int y = 0; y < out_height; y++)
+        for (int z = 0; z < out_width; z++)
+          for (int c = 0; c < channels; c++) {
+            const int row = std::min(int(float(y) * down), height - 1), column = std::min(int(float(z) * across), width - 1);
+            want.push_back(x[((size_t(b) * height + row) * width + column) * channels + c]);
+          }
+    auto out = unwritten<T>(want.size());
+    const Upsample p = {x.data(), out.data(), batch, height, width, channels, out_height, out_width, down, across};
+    launch(UPSAMPLES, launch_upsample(&p, DTYPE<T>), p, 3, complain);
+    same_bits("output", out, want, complain);
+  });
+}
+
+template <class T> void concat_case(int rows, int a_channels, int b_channels) {
+  run(text("concat %s rows %d channels %d and %d", NAME<T>, rows, a_channels, b_channels), [&](Complaints &complain) {
+    Random random(rows * 1049 + a_channels);
+    const auto a = random_normal<T>(random, size_t(rows) * a_channels), b = random_normal<T>(random, size_t(rows) * b_channels);
+    std::vector<T> want;
+    for (int r = 0; r < rows; r++) {
+      want.insert(want.end(), a.begin() + size_t(r) * a_channels, a.begin() + size_t(r + 1) * a_channels);
+      want.insert(want.end(), b.begin() + size_t(r) * b_channels, b.begin() + size_t(r + 1) * b_channels);
+    }
+    auto out = unwritten<T>(want.size());
+    const Concat p = {a.data(), b.data(), out.data(), rows, a_channels, b_channels};
+    launch(CONCATS, launch_concat(&p, DTYPE<T>), p, 4, complain);
+    same_bits("output", out, want, complain);
+  });
+}
+
+template <class T> void widen_case(int rows, int channels) {
+  run(text("widen %s rows %d channels %d", NAME<T>, rows, channels), [&](Complaints &complain) {
+    Random random(rows * 1051 + channels);
+    const auto x = random_int8(random, size_t(rows) * channels);
+    const auto scales = random_floats(random, rows, 0.001, 0.1);
+    std::vector<T> want;
+    for (size_t i = 0; i < x.size(); i++) want.push_back(from_float<T>(float(x[i]) * scales[i / channels]));
+    auto out = unwritten<T>(x.size());
+    const Widen p = {x.data(), scales.data(), out.data(), rows, channels};
+    launch(WIDENS, launch_widen(&p, DTYPE<T>), p, 5, complain);
+    same_bits("output", out, want, complain);
+  });
+}
+
+template <class T> void all() {
+  relayout_case<T>(1, 1, 1);
+  relayout_case<T>(2, 4, 35);
+  relayout_case<T>(3, 9, 64);
+  upsample_case<T>(1, 1, 1, 8, 2, 2);
+  upsample_case<T>(2, 3, 5, 24, 6, 10);
+  upsample_case<T>(1, 3, 5, 16, 5, 13);
+  concat_case<T>(1, 8, 8);
+  concat_case<T>(7, 40, 24);
+  widen_case<T>(1, 8);
+  widen_case<T>(5, 264);
+  if (small_only) return;
+  relayout_case<T>(2, 4, 16384);
+  relayout_case<T>(1, 3, 4099);
+  upsample_case<T>(2, 16, 16, 320, 32, 32);
+  concat_case<T>(64, 1280, 640);
+  widen_case<T>(40, 2880);
+}
+
+int main() {
+  all<F16>();
+  all<BF16>();
+  return finish();
+}

@@ -1,0 +1,129 @@
+//! Work that is done again and again on other inputs, as a CUDA graph: plainly the first time, captured the second, one
+//! launch from then on.
+//!
+//! Nothing runs while the stream is captured. Memory asked for there is the graph's own, at addresses that the driver plans
+//! once: the one workspace of all further launches. All of it has to be freed there too, and nothing else may be; nor may
+//! the host wait, or give values that it does not keep (candle keeps what its kernels need of the host's where it is told).
+
+use candle_core::{Device, Error, Result, Tensor};
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::{CudaGraph, CudaStream, result};
+
+use super::device::first_line;
+use super::probe::{pool, told};
+use crate::measure::op;
+
+/// The work, as far as it has come.
+#[derive(Default)]
+pub struct Replay(State);
+
+#[derive(Default)]
+enum State {
+    #[default]
+    New,
+    /// Done once: kernels are loaded. A result like the next ones.
+    Warm(Tensor),
+    Captured(Captured),
+}
+
+/// A graph, and the tensors that it reads its inputs from and leaves its result in.
+struct Captured {
+    graph: CudaGraph,
+    inputs: Vec<Tensor>,
+    output: Tensor,
+}
+
+impl Replay {
+    /// `work` on `inputs`, which have the same shapes each time.
+    ///
+    /// # Safety
+    /// `work` does the same each time, and whatever else it reads stays where it is until `self` is dropped.
+    pub unsafe fn run(
+        &mut self,
+        inputs: &[&Tensor],
+        device: &Device,
+        work: impl FnOnce(&[&Tensor]) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let captured = match std::mem::take(&mut self.0) {
+            State::New => {
+                let _kept = device.as_cuda_device()?.enable_cuda_graph_htod_cache();
+                let output = work(inputs)?;
+                self.0 = State::Warm(output.copy()?);
+                return Ok(output);
+            }
+            State::Warm(output) => {
+                Captured::new(inputs, output, device, work).map_err(|error| {
+                    let problem = first_line(&error);
+                    Error::msg(format!(
+                        "a step cannot be captured as a CUDA graph: {problem}; leave --cuda-graph out"
+                    ))
+                })?
+            }
+            State::Captured(captured) => captured,
+        };
+        let output = captured.run(inputs);
+        self.0 = State::Captured(captured);
+        output
+    }
+}
+
+impl Captured {
+    fn new(
+        inputs: &[&Tensor],
+        output: Tensor,
+        device: &Device,
+        work: impl FnOnce(&[&Tensor]) -> Result<Tensor>,
+    ) -> Result<Self> {
+        let cuda = device.as_cuda_device()?;
+        let (stream, _kept) = (cuda.cuda_stream(), cuda.enable_cuda_graph_htod_cache());
+        let inputs = inputs
+            .iter()
+            .map(|x| x.copy())
+            .collect::<Result<Vec<_>>>()?;
+        give_back(&stream)?;
+        // Of this thread only: others may go on with what a capture forbids.
+        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).map_err(told)?;
+        let done = op::unrecorded(|| {
+            let result = work(&inputs.iter().collect::<Vec<_>>())?;
+            output.slice_set(&result, 0, 0)
+        });
+        // What went wrong when a tensor was freed would keep the capture from being ended.
+        let freed = stream.context().check_err();
+        let graph = stream.end_capture(CUgraphInstantiate_flags(0));
+        done?;
+        freed.map_err(told)?;
+        match graph.map_err(told)? {
+            Some(graph) => Ok(Self {
+                graph,
+                inputs,
+                output,
+            }),
+            None => Err(Error::msg("the driver captured nothing")),
+        }
+    }
+
+    fn run(&self, inputs: &[&Tensor]) -> Result<Tensor> {
+        for (own, input) in self.inputs.iter().zip(inputs) {
+            if own.dims() != input.dims() {
+                candle_core::bail!("captured for {:?}, not {:?}", own.dims(), input.dims())
+            }
+            own.slice_set(input, 0, 0)?;
+        }
+        self.graph.launch().map_err(told)?;
+        self.output.copy()
+    }
+}
+
+/// Gives back what the pool has free: the graph has memory of its own for the same work.
+fn give_back(stream: &CudaStream) -> Result<()> {
+    let give = || {
+        stream.synchronize()?;
+        match pool(stream.context())? {
+            // SAFETY: the device's own pool.
+            Some(pool) => unsafe { result::mem_pool::trim_to(pool, 0) },
+            None => Ok(()),
+        }
+    };
+    give().map_err(told)
+}
