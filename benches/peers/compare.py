@@ -50,7 +50,7 @@ SIDES = [
     Side("OpenVINO int8 by NNCF", "openvino", "int8-nncf", works=("micro",), once=True),
     Side("OpenVINO int8 weights", "openvino", "int8-weights", works=("micro",), once=True),
     Side("torch bf16", "torch", "bf16", once=True),
-    Side("stable-diffusion.cpp q8_0", "sdcpp", "q8_0"),
+    Side("stable-diffusion.cpp q8_0", "sdcpp", "q8_0", once=True),
     Side("candle-transformers f32", "candle", "f32", once=True),
 ]
 # darkroom prepares its UNet's keys and values of the text, and the embedding of the sizes, once a run, after the text
