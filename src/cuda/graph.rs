@@ -6,9 +6,10 @@
 //! the host wait, or give values that it does not keep (candle keeps what its kernels need of the host's where it is told).
 
 use candle_core::{Device, Error, Result, Tensor};
-use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::sys::{self, CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaGraph, CudaStream, result};
 
+use super::Driver;
 use super::device::first_line;
 use super::probe::{pool, told};
 use crate::measure::op;
@@ -16,6 +17,20 @@ use crate::measure::op;
 /// The work, as far as it has come.
 #[derive(Default)]
 pub struct Replay(State);
+
+impl Drop for Replay {
+    /// A graph's memory is the driver's to keep when the graph is gone: what follows may need it.
+    fn drop(&mut self) {
+        if let State::Captured(captured) = std::mem::take(&mut self.0) {
+            let device = captured.output.device().clone();
+            drop(captured);
+            if let Ok(cuda) = device.as_cuda_device() {
+                // SAFETY: the stream's own device; only memory that no graph uses is given back.
+                unsafe { sys::cuDeviceGraphMemTrim(cuda.cuda_stream().context().cu_device()) };
+            }
+        }
+    }
+}
 
 #[derive(Default)]
 enum State {
@@ -48,7 +63,10 @@ impl Replay {
             State::New => {
                 let _kept = device.as_cuda_device()?.enable_cuda_graph_htod_cache();
                 let output = work(inputs)?;
-                self.0 = State::Warm(output.copy()?);
+                let kept = output.copy()?;
+                // Loads the copy that the capture ends with, too.
+                kept.slice_set(&output, 0, 0)?;
+                self.0 = State::Warm(kept);
                 return Ok(output);
             }
             State::Warm(output) => {
@@ -64,6 +82,24 @@ impl Replay {
         let output = captured.run(inputs);
         self.0 = State::Captured(captured);
         output
+    }
+}
+
+/// A stream that is captured, until it is dropped: a panic leaves no stream on which nothing runs any more.
+struct Capture<'a>(&'a CudaStream);
+
+impl Capture<'_> {
+    fn end(self) -> Driver<Option<CudaGraph>> {
+        let stream = self.0;
+        std::mem::forget(self);
+        stream.end_capture(CUgraphInstantiate_flags(0))
+    }
+}
+
+impl Drop for Capture<'_> {
+    fn drop(&mut self) {
+        // Nobody is left to tell of an error.
+        let _ = self.0.end_capture(CUgraphInstantiate_flags(0));
     }
 }
 
@@ -84,13 +120,14 @@ impl Captured {
         // Of this thread only: others may go on with what a capture forbids.
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).map_err(told)?;
+        let capture = Capture(&stream);
         let done = op::unrecorded(|| {
             let result = work(&inputs.iter().collect::<Vec<_>>())?;
             output.slice_set(&result, 0, 0)
         });
         // What went wrong when a tensor was freed would keep the capture from being ended.
         let freed = stream.context().check_err();
-        let graph = stream.end_capture(CUgraphInstantiate_flags(0));
+        let graph = capture.end();
         done?;
         freed.map_err(told)?;
         match graph.map_err(told)? {

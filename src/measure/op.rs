@@ -165,10 +165,18 @@ pub fn run(work: impl FnOnce() -> Work, body: impl FnOnce() -> Result<Tensor>) -
 /// Runs `body`, of whose operations none is recorded: they do not run yet.
 #[cfg(feature = "cuda")]
 pub fn unrecorded<T>(body: impl FnOnce() -> T) -> T {
+    /// Ends the pause, also where `body` panics.
+    struct Pause;
+
+    impl Drop for Pause {
+        fn drop(&mut self) {
+            PAUSED.store(false, Relaxed);
+        }
+    }
+
     PAUSED.store(true, Relaxed);
-    let out = body();
-    PAUSED.store(false, Relaxed);
-    out
+    let _pause = Pause;
+    body()
 }
 
 fn recorded(work: Work, body: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {

@@ -6,7 +6,8 @@
 //
 // While a stream is captured, nothing runs on it: kernels, products, copies within the device, fills, allocations and what
 // frees them become a graph; whatever else uses the stream, or waits for the device from the thread that captures, makes
-// an error of the capture. A graph keeps its memory until it is destroyed, and has to free all that it allocates.
+// an error of the capture. A graph has to free all that it allocates, and its memory
+// stays the device's until cuDeviceGraphMemTrim gives it back.
 //
 // The environment says what device it is, and what goes wrong:
 //   STAND_IN_DEVICES=1 STAND_IN_CAPABILITY=8.6 STAND_IN_DRIVER=13000 STAND_IN_MEMORY=bytes
@@ -111,6 +112,7 @@ struct Device {
   size_t used = 0, most_used = 0;
   std::map<std::string, long> launches;
   long copies = 0, graph_launches = 0, graph_kernels = 0;
+  std::vector<Address> of_graphs;  // that are gone, and their memory is not
   Stream default_stream;  // null to callers
   std::set<Stream *> streams = {&default_stream};
 
@@ -329,7 +331,7 @@ struct Device {
 
 Graph::~Graph() {
   std::lock_guard lock(device.mutex);
-  for (Address at : memory) device.give_back(at);
+  device.of_graphs.insert(device.of_graphs.end(), memory.begin(), memory.end());
 }
 
 struct Function {
@@ -478,6 +480,12 @@ CALL cuGraphDestroy(Handle graph) {
   return SUCCESS;
 }
 CALL cuGraphExecDestroy(Handle executable) { return cuGraphDestroy(executable); }
+CALL cuDeviceGraphMemTrim(int) {
+  std::lock_guard lock(device.mutex);
+  for (Address at : device.of_graphs) device.give_back(at);
+  device.of_graphs.clear();
+  return SUCCESS;
+}
 CALL cuGraphLaunch(Handle executable, Handle stream) { return device.run(**static_cast<std::shared_ptr<Graph> *>(executable), stream); }
 
 // ---- events ---------------------------------------------------------------------------------------------------------

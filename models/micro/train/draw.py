@@ -69,6 +69,6 @@ class Engine:
             for i, (prompt, seed) in enumerate(zip(prompts, seeds)):
                 path = Path(folder) / f"{i}.png"
                 line = [*self.command, "--seed", seed, "-o", path, "--", prompt]
-                subprocess.run([str(part) for part in line], check=True)
+                subprocess.run([str(part) for part in line], check=True, stdout=subprocess.DEVNULL)
                 yield np.asarray(Image.open(path).convert("RGB"))
                 path.unlink()
