@@ -5,6 +5,8 @@
 //! once: the one workspace of all further launches. All of it has to be freed there too, and nothing else may be; nor may
 //! the host wait, or give values that it does not keep (candle keeps what its kernels need of the host's where it is told).
 
+use std::sync::Arc;
+
 use candle_core::{Device, Error, Result, Tensor};
 use cudarc::driver::sys::{self, CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaGraph, CudaStream, result};
@@ -86,7 +88,7 @@ impl Replay {
 }
 
 /// A stream that is captured, until it is dropped: a panic leaves no stream on which nothing runs any more.
-struct Capture<'a>(&'a CudaStream);
+struct Capture<'a>(&'a Arc<CudaStream>);
 
 impl Capture<'_> {
     fn end(self) -> Driver<Option<CudaGraph>> {
