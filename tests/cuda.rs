@@ -795,7 +795,8 @@ fn what_a_cuda_graph_cannot_hold_is_told() {
             &[captured, "host/device copies are not permitted"],
             |x, _| x.to_device(&CPU).map(drop),
         ),
-        // A tensor that outlives the capture: its memory would be allocated by each launch and freed by none.
+        // A tensor that outlives the capture: its memory would be allocated by each launch and freed by none. The last:
+        // when it is freed at last, its memory is no more, and cudarc tells that to whoever asks next.
         (&["CUDA_ERROR"], |x, kept| {
             kept.push(x.clone());
             Ok(())
@@ -804,7 +805,10 @@ fn what_a_cuda_graph_cannot_hold_is_told() {
     let gpu = gpu();
     let pipeline = graphed(&gpu, Precision::all(Dtype::F16), true);
     let sound = stepped(&pipeline, 3).expect("an image");
-    for (wanted, look) in forbidden {
+    for (at, (wanted, look)) in forbidden.into_iter().enumerate() {
+        if at > 0 {
+            assert!(stepped(&pipeline, 3).expect("an image") == sound, "{at}");
+        }
         // In the first step all of it may be done; the second is captured.
         let (mut steps, mut kept, own) = (0, Vec::new(), gpu.clone());
         let probe = move |call: &Call| {
@@ -821,7 +825,6 @@ fn what_a_cuda_graph_cannot_hold_is_told() {
         let told = watch(Box::new(probe), || stepped(&pipeline, 3)).expect_err(captured);
         let told = told.to_string();
         assert!(wanted.iter().all(|words| told.contains(words)), "{told}");
-        assert!(stepped(&pipeline, 3).expect("an image") == sound, "{told}");
     }
 }
 
@@ -857,7 +860,7 @@ fn images_are_those_of_the_cpu() {
         ..Precision::all(dtype)
     };
     // Each against the CPU's own image: in float32, or with the same int8 weights. Measured on the
-    // stand-in: f32 equal, f16 56.6 dB, bf16 43.0, w8a8 37.0, w8a16 56.4, tiled 64.4, from an image 64.2;
+    // stand-in: f32 89.0 dB, f16 56.4, bf16 42.8, w8a8 37.4, w8a16 56.5, tiled 63.4, from an image 63.7;
     // thresholds are a few dB below.
     let plain: &dyn Fn(&mut Request) = &|_| {};
     let cases = [
@@ -977,7 +980,7 @@ fn the_program_draws_what_it_draws_on_the_cpu() {
         assert!(done.status.success(), "{device} {options:?}: {told}");
         image::open(&path).expect("a picture").into_rgb8()
     };
-    // Measured on the stand-in: 57.4 and 38.3 dB.
+    // Measured on the stand-in: 57.0 and 38.6 dB.
     for (name, options, least) in [
         ("generate", &[][..], 50.0),
         ("generate --quant w8a8", &["--quant", "w8a8"], 33.0),

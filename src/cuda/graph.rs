@@ -21,16 +21,20 @@ use crate::measure::op;
 pub struct Replay(State);
 
 impl Drop for Replay {
-    /// A graph's memory is the driver's to keep when the graph is gone: what follows may need it.
     fn drop(&mut self) {
         if let State::Captured(captured) = std::mem::take(&mut self.0) {
             let device = captured.output.device().clone();
             drop(captured);
-            if let Ok(cuda) = device.as_cuda_device() {
-                // SAFETY: the stream's own device; only memory that no graph uses is given back.
-                unsafe { sys::cuDeviceGraphMemTrim(cuda.cuda_stream().context().cu_device()) };
-            }
+            trim(&device);
         }
+    }
+}
+
+/// The driver keeps a graph's memory when the graph is gone: what follows may need it.
+fn trim(device: &Device) {
+    if let Ok(cuda) = device.as_cuda_device() {
+        // SAFETY: the stream's own device; only memory that no graph uses is given back.
+        unsafe { sys::cuDeviceGraphMemTrim(cuda.cuda_stream().context().cu_device()) };
     }
 }
 
@@ -73,6 +77,7 @@ impl Replay {
             }
             State::Warm(output) => {
                 Captured::new(inputs, output, device, work).map_err(|error| {
+                    trim(device);
                     let problem = first_line(&error);
                     Error::msg(format!(
                         "a step cannot be captured as a CUDA graph: {problem}; leave --cuda-graph out"

@@ -112,7 +112,7 @@ struct Device {
   size_t used = 0, most_used = 0;
   std::map<std::string, long> launches;
   long copies = 0, graph_launches = 0, graph_kernels = 0;
-  std::vector<Address> of_graphs;  // that are gone, and their memory is not
+  std::set<Address> of_graphs;  // that are gone, and their memory is not
   Stream default_stream;  // null to callers
   std::set<Stream *> streams = {&default_stream};
 
@@ -255,6 +255,7 @@ struct Device {
   }
   int release_now(Address from) {
     if (!allocations.count(from)) return broken ? broken : INVALID_VALUE;
+    of_graphs.erase(from);
     give_back(from);
     return broken;
   }
@@ -331,7 +332,8 @@ struct Device {
 
 Graph::~Graph() {
   std::lock_guard lock(device.mutex);
-  device.of_graphs.insert(device.of_graphs.end(), memory.begin(), memory.end());
+  for (Address at : memory)
+    if (device.allocations.count(at)) device.of_graphs.insert(at);
 }
 
 struct Function {
