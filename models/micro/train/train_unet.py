@@ -22,6 +22,7 @@ from captions import caption
 from latents import load_round
 from networks import Networks, Tokenizers, alphas_cumprod
 from optim import Muon
+from precision import bfloat16, keep_group_norms
 
 NO_TEXT = 0.1  # of the samples: the zeros that guidance starts from
 EMA = 0.997
@@ -45,12 +46,12 @@ class Bank:
         return latents, str(part["backgrounds"][icon]), part["time_ids"][icon].tolist()
 
 
-def batch(icons, bank, tokenizers, size, scale, step):
-    """Every caption stands for two samples: reading it costs as much as drawing."""
+def batch(icons, favoured, bank, tokenizers, size, scale, step):
+    """Every caption stands for two samples: reading it costs as much as drawing. Half are of `favoured` icons."""
     rng = random.Random(f"unet {step}")
     latents, texts, time_ids = [], [], []
     for _ in range(size // 2):
-        i = rng.randrange(len(icons))
+        i = rng.choice(favoured) if favoured and rng.random() < 0.5 else rng.randrange(len(icons))
         z, background, ids = bank.draw(i, rng)
         latents.append(z)
         texts.append(caption(icons.names[i], icons.styles[i], icons.tags[i], background, rng))
@@ -72,17 +73,17 @@ def loss_of(networks, sample, alphas, generator):
     told = (torch.rand(count, generator=generator) >= NO_TEXT).float()
     added = {"text_embeds": pooled * told.view(-1, 1), "time_ids": time_ids}
     out = networks["unet"](noisy, t, context * told.view(-1, 1, 1), added_cond_kwargs=added).sample
-    error = (out - noise).square().mean((1, 2, 3))  # [B]
+    error = (out.float() - noise).square().mean((1, 2, 3))  # [B]
     snr = a.flatten() / (1 - a.flatten())
     weight = (snr.clamp(max=5) / snr).clamp(min=0.05)
     return (error * weight).sum() / weight.sum()
 
 
-def optimizers(networks, rate):
+def optimizers(networks, rate, bf16):
     tables = [m.weight for m in networks.modules() if isinstance(m, torch.nn.Embedding)]
     matrices = [p for p in networks.parameters() if p.dim() > 1 and not any(p is q for q in tables)]
     rest = [p for p in networks.parameters() if not any(p is q for q in matrices)]
-    return [Muon(matrices, rate), torch.optim.AdamW(rest, rate, betas=(0.9, 0.99), weight_decay=0)]
+    return [Muon(matrices, rate, bf16=bf16), torch.optim.AdamW(rest, rate, betas=(0.9, 0.99), weight_decay=0)]
 
 
 def main():
@@ -91,6 +92,8 @@ def main():
         parser.add_argument(name, type=Path)
     parser.add_argument("--batch", type=int, default=64, help="samples a step; even")
     parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--favour", type=Path, metavar="FILE", help="concepts, one a line, that half of it is of")
+    parser.add_argument("--bf16", action="store_true", help="products in bfloat16")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save-minutes", type=float, default=4)
     parser.add_argument("--stop-after", type=int, help="the last step; without it, until it is told to stop")
@@ -98,12 +101,14 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     icons, bank, tokenizers = Icons(args.data), Bank(args.latents), Tokenizers(args.model)
+    wanted = args.favour.read_text(encoding="utf-8").split("\n") if args.favour else []
+    favoured = [i for i, name in enumerate(icons.names) if name in wanted]
     scale = json.loads((args.model / "vae/config.json").read_text())["scaling_factor"]
     alphas = alphas_cumprod(args.model)
-    networks = Networks(args.model).train()
+    networks = keep_group_norms(Networks(args.model).train())
     networks["unet"].to(memory_format=torch.channels_last)
     ema = copy.deepcopy(networks).requires_grad_(False)
-    opts = optimizers(networks, args.rate)
+    opts = optimizers(networks, args.rate, args.bf16)
     step, path = 0, args.run / "unet.pt"
     if state := checkpoint.load(path):
         step = state["step"]
@@ -111,7 +116,7 @@ def main():
         ema.load_state_dict(state["ema"])
         for o, s in zip(opts, state["optimizers"]):
             o.load_state_dict(s)
-    print(f"{len(icons)} icons, {len(bank.rounds)} rounds, from step {step}", flush=True)
+    print(f"{len(icons)} icons ({len(favoured)} favoured), {len(bank.rounds)} rounds, from step {step}", flush=True)
 
     stop, saved, mean, started, first = checkpoint.Stop(), time.monotonic(), None, time.monotonic(), step
 
@@ -126,8 +131,9 @@ def main():
         for o in opts:
             for group in o.param_groups:
                 group["lr"] = rate
-        sample = batch(icons, bank, tokenizers, args.batch, scale, step)
-        loss = loss_of(networks, sample, alphas, torch.Generator().manual_seed(step))
+        sample = batch(icons, favoured, bank, tokenizers, args.batch, scale, step)
+        with bfloat16(args.bf16):
+            loss = loss_of(networks, sample, alphas, torch.Generator().manual_seed(step))
         for o in opts:
             o.zero_grad(set_to_none=True)
         loss.backward()

@@ -21,6 +21,7 @@ import checkpoint
 from cache import Icons
 from compose import BACKGROUNDS, random_composition, to_tensor
 from optim import Muon
+from precision import bfloat16, keep_group_norms
 from split import held_out_backgrounds, trained_backgrounds
 
 EMA = 0.99
@@ -70,6 +71,7 @@ def main():
     parser.add_argument("--steps", type=int, default=2400, help="the rate falls to 0 by then")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rate", type=float, default=8e-4)
+    parser.add_argument("--bf16", action="store_true", help="products in bfloat16")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save-minutes", type=float, default=4)
     args = parser.parse_args()
@@ -77,7 +79,7 @@ def main():
     icons = Icons(args.data)
     vae = AutoencoderKL.from_pretrained(args.model / "vae", torch_dtype=torch.float32).requires_grad_(False)
     vae.to(memory_format=torch.channels_last)
-    decoder = torch.nn.Sequential(vae.post_quant_conv, vae.decoder).requires_grad_(True)
+    decoder = keep_group_norms(torch.nn.Sequential(vae.post_quant_conv, vae.decoder)).requires_grad_(True)
     ema = copy.deepcopy(decoder).requires_grad_(False)
     parameters = list(decoder.parameters())
     opts = [
@@ -114,7 +116,9 @@ def main():
         torch.manual_seed(step)
         with torch.no_grad():
             z = vae.encode(x.contiguous(memory_format=torch.channels_last)).latent_dist.sample()
-        loss = loss_of(decoder(z) - x, step / args.steps)
+        with bfloat16(args.bf16):
+            drawn = decoder(z)
+        loss = loss_of(drawn.float() - x, step / args.steps)
         for o in opts:
             o.zero_grad(set_to_none=True)
         loss.backward()
