@@ -326,3 +326,26 @@ Launch launch_finite(const Finite *p, Dtype dtype) {
   launch.block = FINITE_THREADS;
   return launch;
 }
+
+/* A thread for each of `count` values in float32. */
+static Launch launch_latents(const char *name, const float *latents, const float *numbers, int count, int rows) {
+  REQUIRE(latents && numbers, "latents or a step's numbers are missing");
+  REQUIRE(count > 0 && count <= INT32_MAX - POINTWISE_THREADS, "no latents, or too many for one launch");
+  REQUIRE(rows == 1 || rows == 2, "a step has one row of conditioning, or two to guide between");
+  Launch launch = failed(NULL);
+  snprintf(launch.kernel, sizeof launch.kernel, "%s", name);
+  launch.grid[0] = tiles(count, POINTWISE_THREADS);
+  launch.grid[1] = launch.grid[2] = 1;
+  launch.block = POINTWISE_THREADS;
+  return launch;
+}
+
+Launch launch_model_input(const ModelInput *p) {
+  REQUIRE(p->out, "an output is missing");
+  return launch_latents("model_input", p->latents, p->numbers, p->count, p->rows);
+}
+
+Launch launch_sampler_step(const SamplerStep *p) {
+  REQUIRE(p->output && p->previous_x0 && p->next && p->x0 && p->sentinel, "a step's input or output is missing");
+  return launch_latents("sampler_step", p->latents, p->numbers, p->count, p->rows);
+}

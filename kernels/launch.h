@@ -241,6 +241,48 @@ typedef struct {
 
 Launch launch_finite(const Finite *p, Dtype dtype);
 
+/* ---- the sampler ------------------------------------------------------------------------------------------------ */
+
+/* What a step is given besides its tensors: src/scheduler/mod.rs says what each coefficient is. X0_LIMIT: x0 is clamped to
+ * ± this, infinity where it is not. */
+typedef enum {
+  INPUT_SCALE,
+  GUIDANCE,
+  X0_LATENTS,
+  X0_OUTPUT,
+  X0_LIMIT,
+  NEXT_LATENTS,
+  NEXT_OUTPUT,
+  NEXT_X0,
+  NEXT_PREVIOUS_X0,
+  NEXT_NOISE,
+  STEP_NUMBERS
+} StepNumber;
+
+/* The latents, scaled, for each row of conditioning. */
+typedef struct {
+  const float *latents; /* [count] */
+  const float *numbers; /* [STEP_NUMBERS] */
+  float *out;           /* [rows, count] */
+  int count, rows;
+} ModelInput;
+
+/* Guidance where there are two rows; then the sampler. */
+typedef struct {
+  const float *latents;     /* [count] */
+  const float *output;      /* the network's, [rows, count]; of two: negative, positive */
+  const float *previous_x0; /* [count]; not read where its coefficient is 0 */
+  const float *noise;       /* likewise; may be NULL if it always is */
+  const float *numbers;     /* [STEP_NUMBERS] */
+  float *next;              /* [count] */
+  float *x0;                /* [count] */
+  uint32_t *sentinel;       /* of `next`, as Finite's */
+  int count, rows;
+} SamplerStep;
+
+Launch launch_model_input(const ModelInput *p);
+Launch launch_sampler_step(const SamplerStep *p);
+
 /* Tiles of the products: rows × columns of a block, and bytes of k that one stage holds. */
 enum {
   TILE_LARGE = 128,

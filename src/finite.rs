@@ -7,7 +7,11 @@ use crate::observe::Stage;
 
 /// An error that names the stage, if a value is NaN or infinite.
 pub fn check_finite(stage: Stage, tensor: &str, value: &Tensor) -> Result<()> {
-    let bad = not_finite(value)?;
+    none_not_finite(stage, tensor, not_finite(value)?)
+}
+
+/// The same, once they are counted.
+pub fn none_not_finite(stage: Stage, tensor: &str, bad: usize) -> Result<()> {
     if bad == 0 {
         return Ok(());
     }
@@ -29,7 +33,7 @@ pub fn check_finite(stage: Stage, tensor: &str, value: &Tensor) -> Result<()> {
 }
 
 /// How many values are NaN or infinite; looked for where they lie.
-fn not_finite(value: &Tensor) -> candle_core::Result<usize> {
+pub fn not_finite(value: &Tensor) -> candle_core::Result<usize> {
     #[cfg(feature = "cuda")]
     if value.device().is_cuda() {
         return crate::ops::not_finite(value);

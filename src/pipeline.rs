@@ -14,7 +14,7 @@ use image::RgbImage;
 
 use crate::conditioning::{Conditioning, TextStage, TextTowerLoader, time_ids};
 use crate::config::{UnetConfig, VaeConfig};
-use crate::denoise::{Guidance, Noise, denoise, draw};
+use crate::denoise::{Guidance, Model, Noise, denoise, draw};
 use crate::device::check_cuda_graph;
 use crate::error::{Error, Result};
 use crate::finite::check_finite;
@@ -23,7 +23,7 @@ use crate::quant::{OnLoad, Scheme, Stored};
 use crate::request::{Dtype, Precision, Request, Rng};
 use crate::rng::{Philox, TorchCpu};
 use crate::scheduler::{Schedule, ScheduleOptions, SchedulerConfig};
-use crate::unet::{Prepared, Steps, Unet};
+use crate::unet::{Prepared, Unet};
 use crate::vae::Vae;
 use crate::weights::checkpoint::{Checkpoint, Component};
 
@@ -185,18 +185,16 @@ impl Pipeline {
                     ((clean * signal)? + (unit * sigma)?)?
                 }
             };
-            let guidance = Guidance {
-                scale: request.guidance,
-                rescale: request.guidance_rescale,
+            let model = Model {
+                unet: &self.unet,
+                prepared: &prepared,
+                guidance: Guidance {
+                    scale: request.guidance,
+                    rescale: request.guidance_rescale,
+                },
+                cuda_graph: self.cuda_graph,
             };
-            denoise(
-                Steps::new(&self.unet, &prepared, self.cuda_graph),
-                &schedule,
-                guidance,
-                latents,
-                &mut noise,
-                observer,
-            )
+            denoise(&model, &schedule, latents, &mut noise, observer)
         })?;
         observer.on(Event::Tensor {
             name: "latents_final",

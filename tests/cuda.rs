@@ -20,6 +20,7 @@ use darkroom::ops::{
 
 use darkroom::pipeline::{Pipeline, Start};
 use darkroom::request::{Dtype, InitImage, Precision, Request, Size};
+use darkroom::scheduler::SchedulerKind;
 use darkroom::weights::checkpoint::Checkpoint;
 use image::RgbImage;
 
@@ -738,13 +739,34 @@ fn graphed(device: &Device, precision: Precision, cuda_graph: bool) -> Pipeline 
         .expect("a sound model")
 }
 
+/// Fresh noise in every step, and the guidance's contrast taken back.
+fn fresh(request: &mut Request) {
+    request.scheduler = Some(SchedulerKind::EulerAncestral);
+    (request.steps, request.guidance_rescale) = (3, 0.7);
+}
+
+/// Steps that look back.
+fn multistep(request: &mut Request) {
+    request.scheduler = Some(SchedulerKind::DpmSolver2M);
+    (request.steps, request.count) = (3, 2);
+}
+
 /// Its image at 64×64 after guided steps, of which the second is captured.
 fn stepped(pipeline: &Pipeline, steps: usize) -> darkroom::error::Result<RgbImage> {
+    sampled(pipeline, steps, &|_| {})
+}
+
+fn sampled(
+    pipeline: &Pipeline,
+    steps: usize,
+    change: &dyn Fn(&mut Request),
+) -> darkroom::error::Result<RgbImage> {
     let size = Size {
         height_px: 64,
         width_px: 64,
     };
-    let request = Request::new("micro", "a red apple", size, steps, 5.0);
+    let mut request = Request::new("micro", "a red apple", size, steps, 5.0);
+    change(&mut request);
     let mut images = pipeline.generate(&request, Start::default(), &mut ())?;
     Ok(images.swap_remove(0))
 }
@@ -770,6 +792,15 @@ fn a_cuda_graph_draws_the_same_image() {
             "{precision}: {:.1} dB",
             psnr(&plain, &graph)
         );
+    }
+    // With noise of its own for each step but the last; from the step before, in a batch; without guidance here.
+    let [plain, graph] = [false, true].map(|on| graphed(&gpu, Precision::all(Dtype::F16), on));
+    let changes: [&dyn Fn(&mut Request); 3] =
+        [&fresh, &multistep, &|request| request.guidance = 1.0];
+    for (at, change) in changes.into_iter().enumerate() {
+        let [plain, graph] =
+            [&plain, &graph].map(|pipeline| sampled(pipeline, 3, change).expect("an image"));
+        assert!(plain == graph, "{at}: {:.1} dB", psnr(&plain, &graph));
     }
     let checkpoint = Checkpoint::micro().expect("it is in the program");
     let cpu = Pipeline::load(&checkpoint, Precision::default(), &CPU, &mut ());
@@ -888,6 +919,20 @@ fn images_are_those_of_the_cpu() {
             float,
             &img2img,
             55.0,
+        ),
+        (
+            "f16 euler_a",
+            Precision::all(Dtype::F16),
+            float,
+            &fresh,
+            40.0,
+        ),
+        (
+            "f16 dpm++2m",
+            Precision::all(Dtype::F16),
+            float,
+            &multistep,
+            40.0,
         ),
     ];
     let mut low = Vec::new();

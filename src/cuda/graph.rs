@@ -23,7 +23,7 @@ pub struct Replay(State);
 impl Drop for Replay {
     fn drop(&mut self) {
         if let State::Captured(captured) = std::mem::take(&mut self.0) {
-            let device = captured.output.device().clone();
+            let device = captured.outputs[0].device().clone();
             drop(captured);
             trim(&device);
         }
@@ -42,20 +42,27 @@ fn trim(device: &Device) {
 enum State {
     #[default]
     New,
-    /// Done once: kernels are loaded. A result like the next ones.
-    Warm(Tensor),
+    /// Done once: kernels are loaded. Results like the next ones.
+    Warm(Vec<Tensor>),
     Captured(Captured),
 }
 
-/// A graph, and the tensors that it reads its inputs from and leaves its result in.
+/// A graph, and the tensors that it reads its inputs from and leaves its results in.
 struct Captured {
     graph: CudaGraph,
     inputs: Vec<Tensor>,
-    output: Tensor,
+    outputs: Vec<Tensor>,
+}
+
+/// Copies each of `from` to where its twin in `to` lies.
+fn copy_all<'a>(from: impl IntoIterator<Item = &'a Tensor>, to: &[Tensor]) -> Result<()> {
+    to.iter()
+        .zip(from)
+        .try_for_each(|(to, from)| to.slice_set(from, 0, 0))
 }
 
 impl Replay {
-    /// `work` on `inputs`, which have the same shapes each time.
+    /// `work` on `inputs`, which have the same shapes each time; at least one result.
     ///
     /// # Safety
     /// `work` does the same each time, and whatever else it reads stays where it is until `self` is dropped.
@@ -63,20 +70,20 @@ impl Replay {
         &mut self,
         inputs: &[&Tensor],
         device: &Device,
-        work: impl FnOnce(&[&Tensor]) -> Result<Tensor>,
-    ) -> Result<Tensor> {
+        work: impl FnOnce(&[&Tensor]) -> Result<Vec<Tensor>>,
+    ) -> Result<Vec<Tensor>> {
         let captured = match std::mem::take(&mut self.0) {
             State::New => {
                 let _kept = device.as_cuda_device()?.enable_cuda_graph_htod_cache();
-                let output = work(inputs)?;
-                let kept = output.copy()?;
+                let outputs = work(inputs)?;
+                let kept: Vec<_> = outputs.iter().map(Tensor::copy).collect::<Result<_>>()?;
                 // Loads the copy that the capture ends with, too.
-                kept.slice_set(&output, 0, 0)?;
+                copy_all(&outputs, &kept)?;
                 self.0 = State::Warm(kept);
-                return Ok(output);
+                return Ok(outputs);
             }
-            State::Warm(output) => {
-                Captured::new(inputs, output, device, work).map_err(|error| {
+            State::Warm(outputs) => {
+                Captured::new(inputs, outputs, device, work).map_err(|error| {
                     trim(device);
                     let problem = first_line(&error);
                     Error::msg(format!(
@@ -86,9 +93,9 @@ impl Replay {
             }
             State::Captured(captured) => captured,
         };
-        let output = captured.run(inputs);
+        let outputs = captured.run(inputs);
         self.0 = State::Captured(captured);
-        output
+        outputs
     }
 }
 
@@ -113,9 +120,9 @@ impl Drop for Capture<'_> {
 impl Captured {
     fn new(
         inputs: &[&Tensor],
-        output: Tensor,
+        outputs: Vec<Tensor>,
         device: &Device,
-        work: impl FnOnce(&[&Tensor]) -> Result<Tensor>,
+        work: impl FnOnce(&[&Tensor]) -> Result<Vec<Tensor>>,
     ) -> Result<Self> {
         let cuda = device.as_cuda_device()?;
         let (stream, _kept) = (cuda.cuda_stream(), cuda.enable_cuda_graph_htod_cache());
@@ -129,8 +136,8 @@ impl Captured {
         stream.begin_capture(mode).map_err(told)?;
         let capture = Capture(&stream);
         let done = op::unrecorded(|| {
-            let result = work(&inputs.iter().collect::<Vec<_>>())?;
-            output.slice_set(&result, 0, 0)
+            let results = work(&inputs.iter().collect::<Vec<_>>())?;
+            copy_all(&results, &outputs)
         });
         // What went wrong when a tensor was freed would keep the capture from being ended.
         let freed = stream.context().check_err();
@@ -141,21 +148,21 @@ impl Captured {
             Some(graph) => Ok(Self {
                 graph,
                 inputs,
-                output,
+                outputs,
             }),
             None => Err(Error::msg("the driver captured nothing")),
         }
     }
 
-    fn run(&self, inputs: &[&Tensor]) -> Result<Tensor> {
+    fn run(&self, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
         for (own, input) in self.inputs.iter().zip(inputs) {
             if own.dims() != input.dims() {
                 candle_core::bail!("captured for {:?}, not {:?}", own.dims(), input.dims())
             }
-            own.slice_set(input, 0, 0)?;
         }
+        copy_all(inputs.iter().copied(), &self.inputs)?;
         self.graph.launch().map_err(told)?;
-        self.output.copy()
+        self.outputs.iter().map(Tensor::copy).collect()
     }
 }
 

@@ -16,6 +16,9 @@ pub enum Dtype {
     Bf16 = 1,
 }
 
+/// What a sampler's step is given besides its tensors: launch.h's `StepNumber`, in its order.
+pub const STEP_NUMBERS: usize = 10;
+
 /// Structs of launch.h, and where their fields lie.
 macro_rules! mirrored {
     ($($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ty),* $(,)? })*) => {
@@ -174,6 +177,23 @@ mirrored! {
     /// An int8 weight in the activations' type.
     Widen { x: Pointer, scales: Pointer, out: Pointer, rows: c_int, channels: c_int }
 
+    /// The latents as the network takes them.
+    ModelInput { latents: Pointer, numbers: Pointer, out: Pointer, count: c_int, rows: c_int }
+
+    /// Guidance and a sampler's step.
+    SamplerStep {
+        latents: Pointer,
+        output: Pointer,
+        previous_x0: Pointer,
+        noise: Pointer,
+        numbers: Pointer,
+        next: Pointer,
+        x0: Pointer,
+        sentinel: Pointer,
+        count: c_int,
+        rows: c_int,
+    }
+
     /// What to launch, or what is wrong with the parameters.
     Launch {
         kernel: [c_char; 48],
@@ -202,7 +222,7 @@ macro_rules! parameters {
 }
 
 parameters!(Gemm Conv2d Attention CrossAttention LayerNorm Rows Images GroupNorm Finite);
-parameters!(Sum Activation Relayout Upsample Concat Widen);
+parameters!(Sum Activation Relayout Upsample Concat Widen ModelInput SamplerStep);
 
 impl Launch {
     /// The kernel's name, or what is wrong with the parameters.
@@ -243,6 +263,8 @@ unsafe extern "C" {
     pub safe fn launch_upsample(p: &Upsample, dtype: Dtype) -> Launch;
     pub safe fn launch_concat(p: &Concat, dtype: Dtype) -> Launch;
     pub safe fn launch_widen(p: &Widen, dtype: Dtype) -> Launch;
+    pub safe fn launch_model_input(p: &ModelInput) -> Launch;
+    pub safe fn launch_sampler_step(p: &SamplerStep) -> Launch;
 }
 
 #[cfg(test)]
@@ -280,8 +302,16 @@ mod tests {
             Upsample darkroom_layout_upsample
             Concat darkroom_layout_concat
             Widen darkroom_layout_widen
+            ModelInput darkroom_layout_model_input
+            SamplerStep darkroom_layout_sampler_step
             Launch darkroom_layout_launch
         }
+        // SAFETY: a constant of layout.c.
+        unsafe extern "C" {
+            static darkroom_step_numbers: usize;
+        }
+        // SAFETY: likewise.
+        assert_eq!(unsafe { darkroom_step_numbers }, STEP_NUMBERS);
     }
 
     #[test]

@@ -63,5 +63,13 @@ const size_t darkroom_layout_concat[] = {sizeof(OF), AT(a), AT(b), AT(out), AT(r
 #define OF Widen
 const size_t darkroom_layout_widen[] = {sizeof(OF), AT(x), AT(scales), AT(out), AT(rows), AT(channels)};
 #undef OF
+#define OF ModelInput
+const size_t darkroom_layout_model_input[] = {sizeof(OF), AT(latents), AT(numbers), AT(out), AT(count), AT(rows)};
+#undef OF
+#define OF SamplerStep
+const size_t darkroom_layout_sampler_step[] = {sizeof(OF),   AT(latents), AT(output), AT(previous_x0), AT(noise), AT(numbers),
+                                               AT(next),     AT(x0),      AT(sentinel), AT(count),     AT(rows)};
+const size_t darkroom_step_numbers = STEP_NUMBERS;
+#undef OF
 #define OF Launch
 const size_t darkroom_layout_launch[] = {sizeof(OF), AT(kernel), AT(grid), AT(block), AT(shared_bytes), AT(error)};

@@ -114,9 +114,3 @@ pub fn concat(dtype: DType, channels: [usize; 2]) -> Launches {
 pub fn upsample(dtype: DType, channels: usize) -> Launches {
     in_half(dtype, if channels.is_multiple_of(8) { 1 } else { 2 })
 }
-
-/// `denoise::combine`: a product for each coefficient that is not 0, and their sums.
-pub fn combine(coefficients: &[f64]) -> usize {
-    let terms = coefficients.iter().filter(|c| **c != 0.0).count();
-    (2 * terms).saturating_sub(1)
-}

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device};
 
 use super::heap::{Heap, Tensor};
-use super::launches::{self, Launches};
+use super::launches::Launches;
 use super::loader::Loader;
 use super::model::{Int8, Model, Tower};
 use super::vae::Vae;
@@ -248,33 +248,16 @@ impl Run<'_> {
                 latents = self.heap.repeated(times, walk);
             }
         }
-        for (i, step) in steps.iter().enumerate() {
-            self.heap.launch(self.sampler_launches(step, i > 0));
+        for _ in steps {
+            self.heap.launch(self.sampler_launches());
         }
         latents
     }
 
-    /// What a step launches besides the network, on latents in float32.
-    fn sampler_launches(&self, step: &Step, later: bool) -> Launches {
-        let next = &step.next;
-        let previous_x0 = if later { next.previous_x0 } else { 0.0 };
-        let to_next = [
-            next.latents,
-            next.model_output,
-            next.x0,
-            previous_x0,
-            next.noise,
-        ];
+    /// What a step launches besides the network: the model's input, and the sampler with guidance in it.
+    fn sampler_launches(&self) -> Launches {
         let guided = self.request.guided() && self.model.unet.time_cond_proj_dim.is_none();
-        let guidance = match guided {
-            false => Some(0),
-            // The latents twice; difference, product, sum.
-            true => (self.request.guidance_rescale == 0.0).then_some(2 + 3),
-        };
-        let clamp = if step.clamp_x0.is_some() { 2 } else { 0 };
-        let sums = launches::combine(&step.x0) + launches::combine(&to_next);
-        // The input's scale; the look for what is not finite.
-        guidance.map(|guidance| 1 + guidance + clamp + sums + 4)
+        (!guided || self.request.guidance_rescale == 0.0).then_some(2)
     }
 
     fn step(

@@ -41,5 +41,5 @@ pub use weight::OUTPUTS_LAST;
 
 pub(crate) use cpu::vectorised;
 #[cfg(feature = "cuda")]
-pub(crate) use cuda::not_finite;
+pub(crate) use cuda::{SamplerStep, model_input, not_finite, sampler_step};
 pub(crate) use weight::Turn;

@@ -7,7 +7,6 @@
 
 mod attention;
 mod embedding;
-mod steps;
 mod transformer;
 
 use candle_core::{DType, Device, Tensor};
@@ -22,7 +21,6 @@ use crate::ops::{
 use crate::resnet::{ResnetBlock, ResnetShape};
 use attention::KeyValues;
 use embedding::Embeddings;
-pub use steps::Steps;
 use transformer::SpatialTransformer;
 
 /// The network.
@@ -174,12 +172,18 @@ impl Unet {
         self.forward_wave(sample, &self.wave(timestep)?, prepared)
     }
 
-    /// What is computed of a timestep on the host.
-    fn wave(&self, timestep: f64) -> Result<Tensor> {
+    /// What is computed of a timestep on the host: [1, W].
+    pub(crate) fn wave(&self, timestep: f64) -> Result<Tensor> {
         self.embeddings.wave(timestep, self.dtype, &self.device)
     }
 
-    fn forward_wave(&self, sample: &Tensor, wave: &Tensor, prepared: &Prepared) -> Result<Tensor> {
+    /// [`Unet::forward`] of what [`Unet::wave`] gave.
+    pub(crate) fn forward_wave(
+        &self,
+        sample: &Tensor,
+        wave: &Tensor,
+        prepared: &Prepared,
+    ) -> Result<Tensor> {
         let time = self.embeddings.time(wave, prepared.guidance.as_ref())?;
         let (rows, width) = prepared.added.dims2()?;
         let images = sample.dim(0)? / rows;

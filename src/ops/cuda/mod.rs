@@ -10,6 +10,7 @@ mod linear;
 mod movement;
 mod norm;
 mod pointwise;
+mod sampler;
 
 pub use attention::{attention, cross_attention, has_cross_attention};
 pub use conv2d::{conv2d, conv2d_adds};
@@ -20,6 +21,7 @@ pub use movement::{
 };
 pub use norm::{group_norm, group_norm_given, layer_norm};
 pub use pointwise::{activation, add, geglu};
+pub use sampler::{SamplerStep, model_input, sampler_step};
 
 use std::ffi::c_int;
 
