@@ -60,8 +60,5 @@ const size_t darkroom_layout_upsample[] = {sizeof(OF),   AT(x),          AT(out)
 #define OF Concat
 const size_t darkroom_layout_concat[] = {sizeof(OF), AT(a), AT(b), AT(out), AT(rows), AT(a_channels), AT(b_channels)};
 #undef OF
-#define OF Widen
-const size_t darkroom_layout_widen[] = {sizeof(OF), AT(x), AT(scales), AT(out), AT(rows), AT(channels)};
-#undef OF
 #define OF Launch
 const size_t darkroom_layout_launch[] = {sizeof(OF), AT(kernel), AT(grid), AT(block), AT(shared_bytes), AT(error)};
