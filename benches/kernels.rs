@@ -97,7 +97,7 @@ impl Bench {
         let nchw = image.permute((0, 3, 1, 2))?.contiguous()?;
         let weight = self.randn(&[outputs, inputs, 3, 3])?;
         let flops = 2.0 * (batch * edge * edge * 9 * inputs * outputs) as f64;
-        for scheme in [None, Some(Scheme::W8A8)] {
+        for scheme in [None, Some(Scheme::W8A8), Some(Scheme::W8A16)] {
             let vb = self.weights(&[outputs, inputs, 3, 3], scheme)?;
             let layer = Conv2d::load(inputs, outputs, 3, vb)?;
             let name = scheme.map_or("f16", Scheme::name);

@@ -88,14 +88,15 @@ Launch launch_w8a16_gemm_geglu(const Gemm *p, Dtype dtype, int processors) {
   return launch_gemm("w8a16_gemm_geglu", p, dtype, processors, 2, TILE_K_BYTES / 2);
 }
 
-static Launch launch_convolution(const char *name, const Conv2d *p, Dtype dtype, int processors, int large_allowed) {
+static Launch launch_convolution(const char *name, const Conv2d *p, Dtype dtype, int processors, uint32_t w_row_bytes,
+                                 int large_allowed) {
   REQUIRE(p->batch > 0 && p->height > 0 && p->width > 0 && p->channels > 0, "a convolution of an empty image");
   REQUIRE(p->kernel > 0 && p->stride > 0 && p->pad_top >= 0 && p->pad_left >= 0, "a convolution's kernel, stride or padding is out of range");
   REQUIRE(p->upsample == 0 || p->upsample == 1, "an image is doubled once or not at all");
   REQUIRE((int64_t)p->batch * p->out_height * p->out_width == p->out.m, "a convolution's rows are not its output pixels");
   REQUIRE((int64_t)p->kernel * p->kernel * p->channels <= 1 << 30, "a convolution's patch is too large");
   REQUIRE(p->x && p->w && aligned(p->x) && aligned(p->w), "a factor is missing or not aligned to 16 bytes");
-  return launch_product(name, &p->out, dtype, processors, 1, TILE_K_BYTES, large_allowed);
+  return launch_product(name, &p->out, dtype, processors, 1, w_row_bytes, large_allowed);
 }
 
 Launch launch_int8_conv2d(const Conv2d *p, Dtype dtype, int processors) {
@@ -105,13 +106,20 @@ Launch launch_int8_conv2d(const Conv2d *p, Dtype dtype, int processors) {
   REQUIRE(p->out.row_scales && p->out.rows_per_scale % (p->out_height * p->out_width) == 0, "an int8 convolution needs one scale for whole images");
   REQUIRE(p->out.col_scales, "int8 weights without scales");
   REQUIRE(!p->out.sentinel, "this kernel has no sentinel");
-  return launch_convolution("int8_conv2d", p, dtype, processors, 1);
+  return launch_convolution("int8_conv2d", p, dtype, processors, TILE_K_BYTES, 1);
+}
+
+Launch launch_w8a16_conv2d(const Conv2d *p, Dtype dtype, int processors) {
+  REQUIRE(!p->out.row_scales, "float activations have no scales");
+  REQUIRE(p->out.col_scales, "int8 weights without scales");
+  if (p->channels % 16) return launch_convolution("w8a16_conv2d_gather", p, dtype, processors, TILE_K_BYTES / 2, 0);
+  return launch_convolution("w8a16_conv2d", p, dtype, processors, TILE_K_BYTES / 2, 1);
 }
 
 Launch launch_conv2d(const Conv2d *p, Dtype dtype, int processors) {
   REQUIRE(!p->out.row_scales && !p->out.col_scales, "a convolution of floats has no scales");
-  if (p->channels % 8) return launch_convolution("conv2d_gather", p, dtype, processors, 0);
-  return launch_convolution("conv2d", p, dtype, processors, 1);
+  if (p->channels % 8) return launch_convolution("conv2d_gather", p, dtype, processors, TILE_K_BYTES, 0);
+  return launch_convolution("conv2d", p, dtype, processors, TILE_K_BYTES, 1);
 }
 
 static const char *check_heads(int batch, int kv_batch, int heads, int queries, int keys, const void *k, const void *v,
@@ -149,12 +157,14 @@ Launch launch_cross_attention(const CrossAttention *p, Dtype dtype) {
   const char *error = check_heads(p->batch, p->kv_batch, p->heads, p->queries, p->keys, p->k, p->v, p->out, p->kv_stride);
   REQUIRE(!error, error);
   REQUIRE(p->x && p->wq && aligned(p->x) && aligned(p->wq), "a factor is missing or not aligned to 16 bytes");
-  REQUIRE(p->x_scales && p->wq_scales && p->rows_per_scale > 0, "int8 factors without scales");
+  REQUIRE(p->wq_scales && (!p->x_scales || p->rows_per_scale > 0), "int8 factors without scales");
   REQUIRE(p->channels > 0 && p->channels % 16 == 0, "a product's inner dimension is not a multiple of 16");
   /* First the projection's stages; then, in the same place, queries, and one tile of keys and values. */
-  const uint32_t projection = TILE_STAGES * (QUERY_TILE + HEAD_DIM) * TILE_K_BYTES;
+  const uint32_t w_row_bytes = p->x_scales ? TILE_K_BYTES : TILE_K_BYTES / 2;
+  const uint32_t projection = TILE_STAGES * (QUERY_TILE * TILE_K_BYTES + HEAD_DIM * w_row_bytes);
   const uint32_t text = (QUERY_TILE + 2 * TEXT_TILE) * HEAD_DIM * 2;
-  return launch_heads("cross_attention", dtype, p->batch, p->heads, p->queries, projection > text ? projection : text);
+  const char *name = p->x_scales ? "cross_attention" : "w8a16_cross_attention";
+  return launch_heads(name, dtype, p->batch, p->heads, p->queries, projection > text ? projection : text);
 }
 
 static const char *check_rows(const void *x, const void *out, int rows, int channels, Dtype dtype) {
@@ -308,13 +318,6 @@ Launch launch_concat(const Concat *p, Dtype dtype) {
   REQUIRE(p->a_channels % VECTOR == 0 && p->b_channels % VECTOR == 0, "a concatenation's channels are not multiples of 8");
   REQUIRE(p->b && aligned(p->b), "an input or output is missing or not aligned to 16 bytes");
   return launch_each("concat", p->a, p->out, (int64_t)p->rows * (p->a_channels / VECTOR + p->b_channels / VECTOR), dtype);
-}
-
-Launch launch_widen(const Widen *p, Dtype dtype) {
-  REQUIRE(p->rows > 0 && p->channels > 0, "a weight of nothing");
-  REQUIRE(p->channels % VECTOR == 0, "a weight's rows are not a multiple of 8");
-  REQUIRE(p->scales, "int8 weights without scales");
-  return launch_each("widen", p->x, p->out, (int64_t)p->rows * (p->channels / VECTOR), dtype);
 }
 
 Launch launch_finite(const Finite *p, Dtype dtype) {

@@ -82,6 +82,8 @@ Launch launch_w8a16_gemm(const Gemm *p, Dtype dtype, int processors);
 Launch launch_w8a16_gemm_geglu(const Gemm *p, Dtype dtype, int processors);
 /* int8 image (one scale for each image: rows_per_scale = out_height·out_width), int8 weights. */
 Launch launch_int8_conv2d(const Conv2d *p, Dtype dtype, int processors);
+/* T image, int8 weights, any number of channels. */
+Launch launch_w8a16_conv2d(const Conv2d *p, Dtype dtype, int processors);
 /* T image and T weights, any number of channels. */
 Launch launch_conv2d(const Conv2d *p, Dtype dtype, int processors);
 
@@ -100,8 +102,8 @@ typedef struct {
 
 /* The same with the queries projected on the way: q = x · wqᵀ, with scales; k and v made once for each image. */
 typedef struct {
-  const int8_t *x;        /* [batch, queries, channels] */
-  const float *x_scales;  /* [batch · queries / rows_per_scale] */
+  const void *x;          /* int8 or T [batch, queries, channels] */
+  const float *x_scales;  /* of int8: [batch · queries / rows_per_scale]; of T: NULL */
   const int8_t *wq;       /* [heads·64, channels] */
   const float *wq_scales; /* [heads·64] */
   const void *k;          /* T [kv_batch, keys, heads·64], rows kv_stride apart */
@@ -216,21 +218,12 @@ typedef struct {
   int rows, a_channels, b_channels;
 } Concat;
 
-/* An int8 weight as T. */
-typedef struct {
-  const void *x;       /* int8 [rows, channels], channels % 8 = 0 */
-  const float *scales; /* [rows] */
-  void *out;           /* T [rows, channels] */
-  int rows, channels;
-} Widen;
-
 Launch launch_add_rows(const Sum *p, Dtype dtype);
 Launch launch_activation(const Activation *p, Dtype dtype);
 Launch launch_channels_last(const Relayout *p, Dtype dtype);
 Launch launch_channels_first(const Relayout *p, Dtype dtype);
 Launch launch_upsample(const Upsample *p, Dtype dtype);
 Launch launch_concat(const Concat *p, Dtype dtype);
-Launch launch_widen(const Widen *p, Dtype dtype);
 
 /* Largest magnitude and number of values that are not finite, as Output's sentinel. */
 typedef struct {

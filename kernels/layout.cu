@@ -1,13 +1,11 @@
-// channels_last, channels_first, upsample, concat, widen: values put elsewhere, or in another type.
+// channels_last, channels_first, upsample, concat: values put elsewhere, or in another type.
 //
-// Idea: a thread for eight neighbouring values of the result (of a relayout, for one); no arithmetic but a cast, and of
-//   `widen` a scale.
+// Idea: a thread for eight neighbouring values of the result (of a relayout, for one); no arithmetic but a cast.
 // Shapes: channels_last: float32 [batch, channels, pixels] → T [batch, pixels, channels]; channels_first: back.
 //   upsample: [batch, height, width, C] → [batch, out_height, out_width, C], nearest. concat: [rows, A], [rows, B] →
-//   [rows, A + B]. widen: int8 [rows, C], scales [rows] → T [rows, C]. A, B, C % 8 = 0.
+//   [rows, A + B]. A, B, C % 8 = 0.
 // Memory traffic: the result once; of an enlarged image each pixel as often as it shows, but the first time from a cache.
-// Replaces: copies whose strides the host uploads for each launch, and the casts before or behind them; of `widen`, seven
-//   passes over a weight.
+// Replaces: copies whose strides the host uploads for each launch, and the casts before or behind them.
 // Proof: emulation/layout_test.cpp, bit for bit.
 #include "rows.cuh"
 
@@ -49,17 +47,6 @@ DEVICE void concat(const Concat &p) {
     copy_eight(p.out, i, p.b, size_t(row) * b + column - a);
 }
 
-template <class T> DEVICE void widen(const Widen &p) {
-  const int channels = p.channels / VECTOR, i = piece();  // in vectors
-  if (!within(i, p.rows * channels)) return;
-  const Words2 bytes = static_cast<const Words2 *>(p.x)[i];
-  const float scale = p.scales[i / channels];
-  Eight x;
-#pragma unroll
-  for (int e = 0; e < VECTOR; e++) x.v[e] = float(int8_t(bytes.w[e / 4] >> 8 * (e % 4))) * scale;
-  store_eight(static_cast<T *>(p.out) + size_t(i) * VECTOR, x);
-}
-
 KERNEL(POINTWISE_THREADS, 4) channels_last_f16(const Relayout p) { channels_last<F16>(p); }
 KERNEL(POINTWISE_THREADS, 4) channels_last_bf16(const Relayout p) { channels_last<BF16>(p); }
 KERNEL(POINTWISE_THREADS, 4) channels_first_f16(const Relayout p) { channels_first<F16>(p); }
@@ -68,5 +55,3 @@ KERNEL(POINTWISE_THREADS, 4) upsample_f16(const Upsample p) { upsample(p); }
 KERNEL(POINTWISE_THREADS, 4) upsample_bf16(const Upsample p) { upsample(p); }
 KERNEL(POINTWISE_THREADS, 4) concat_f16(const Concat p) { concat(p); }
 KERNEL(POINTWISE_THREADS, 4) concat_bf16(const Concat p) { concat(p); }
-KERNEL(POINTWISE_THREADS, 4) widen_f16(const Widen p) { widen<F16>(p); }
-KERNEL(POINTWISE_THREADS, 4) widen_bf16(const Widen p) { widen<BF16>(p); }

@@ -1,7 +1,7 @@
-// What the products share (int8_gemm, w8a16_gemm, int8_conv2d, conv2d): tiles, their way into shared memory, the
-// loop over k on tensor cores, and the epilogue. Parameters: launch.h.
+// What the products share (int8_gemm, w8a16_gemm, int8_conv2d, w8a16_conv2d, conv2d; cross_attention's queries): tiles,
+// their way into shared memory, the loop over k on tensor cores, and the epilogue. Parameters: launch.h.
 //
-// A block computes a TILE × TILE tile of the output, a warp MI·16 × NI·8 of it. Over k it goes in steps of 64 bytes
+// A block computes a tile of ROWS × COLUMNS of the output, a warp MI·16 × NI·8 of it. Over k it goes in steps of 64 bytes
 // of a's rows. TILE_STAGES steps lie in shared memory: while one is multiplied, the next two are on their way
 // (cp.async), with one barrier a step. Rows are cut into chunks of 16 bytes, stored in an order (swizzle) in
 // which no two of the lanes that load together meet in a bank.
@@ -11,13 +11,13 @@
 
 constexpr int CHUNK_BYTES = 16;
 
-// A block's warps over its tile.
+// A block's tile and its warps over it; TILE is its edge where it is square.
 template <int TILE> struct Warps;
 template <> struct Warps<TILE_LARGE> {
-  static constexpr int THREADS = TILE_LARGE_THREADS, ACROSS = 4, MI = 4, NI = 4;
+  static constexpr int ROWS = TILE_LARGE, COLUMNS = TILE_LARGE, THREADS = TILE_LARGE_THREADS, ACROSS = 4, MI = 4, NI = 4;
 };
 template <> struct Warps<TILE_SMALL> {
-  static constexpr int THREADS = TILE_SMALL_THREADS, ACROSS = 2, MI = 2, NI = 4;
+  static constexpr int ROWS = TILE_SMALL, COLUMNS = TILE_SMALL, THREADS = TILE_SMALL_THREADS, ACROSS = 2, MI = 2, NI = 4;
 };
 
 // First row and column of this warp in its block's tile.
@@ -116,8 +116,9 @@ DEVICE int chunk_for_pairs(int row, int chunk) { return row * 64 + ((chunk ^ (ro
 // Rows of 32 bytes read 4 bytes a lane: eight rows, one chunk.
 DEVICE int chunk_for_words(int row, int chunk) { return row * 32 + ((chunk ^ (row >> 2 & 1)) << 4); }
 
-// Chunks of a tile of ROWS rows that each thread brings; its first row, and how far apart its rows are.
-template <int ROWS, int THREADS, int ROW_BYTES> constexpr int CHUNKS_EACH = ROWS * (ROW_BYTES / CHUNK_BYTES) / THREADS;
+// Chunks of a tile of ROWS rows that each thread brings, at most; its first row, and how far apart its rows are.
+template <int ROWS, int THREADS, int ROW_BYTES>
+constexpr int CHUNKS_EACH = (ROWS * (ROW_BYTES / CHUNK_BYTES) + THREADS - 1) / THREADS;
 template <int ROW_BYTES> DEVICE int source_row() { return int(threadIdx.x) / (ROW_BYTES / CHUNK_BYTES); }
 template <int THREADS, int ROW_BYTES> constexpr int SOURCE_STEP = THREADS / (ROW_BYTES / CHUNK_BYTES);
 
@@ -129,6 +130,8 @@ DEVICE void fill(unsigned char *tile, const Source &source, int k, Place place) 
 #pragma unroll
   for (int i = 0; i < CHUNKS_EACH<ROWS, THREADS, ROW_BYTES>; i++) {
     const int row = source_row<ROW_BYTES>() + i * SOURCE_STEP<THREADS, ROW_BYTES>;
+    if constexpr (ROWS % SOURCE_STEP<THREADS, ROW_BYTES> != 0)
+      if (!within(row, ROWS)) continue;
     source.copy(i, k + chunk * int(CHUNK_BYTES / sizeof(E)), tile + place(row, chunk));
   }
 }
@@ -156,17 +159,18 @@ template <class Sum, int TILE> using Sums = Sum[Warps<TILE>::MI][Warps<TILE>::NI
 
 // int8 × int8 → int32, exact: 127² · k < 2³¹ for k < 133,000.
 template <int TILE, class A, class W> DEVICE void int8_sums(Sums<int, TILE> &sums, const A &a, const W &w, int k) {
-  constexpr int ROW = TILE_K_BYTES, STAGE = 2 * TILE * ROW, THREADS = Warps<TILE>::THREADS;
+  constexpr int ROWS = Warps<TILE>::ROWS, COLUMNS = Warps<TILE>::COLUMNS, THREADS = Warps<TILE>::THREADS;
+  constexpr int ROW = TILE_K_BYTES, STAGE = (ROWS + COLUMNS) * ROW;
   unsigned char *const shared = shared_memory();
   const int lane = int(threadIdx.x) % 32;
   pipeline(
       (k + TILE_K_BYTES - 1) / TILE_K_BYTES,
       [&](int step, int stage) {
-        fill<TILE, THREADS, ROW, int8_t>(shared + stage * STAGE, a, step * TILE_K_BYTES, chunk_for_matrices);
-        fill<TILE, THREADS, ROW, int8_t>(shared + stage * STAGE + TILE * ROW, w, step * TILE_K_BYTES, chunk_for_matrices);
+        fill<ROWS, THREADS, ROW, int8_t>(shared + stage * STAGE, a, step * TILE_K_BYTES, chunk_for_matrices);
+        fill<COLUMNS, THREADS, ROW, int8_t>(shared + stage * STAGE + ROWS * ROW, w, step * TILE_K_BYTES, chunk_for_matrices);
       },
       [&](int stage) {
-        const unsigned char *a_tile = shared + stage * STAGE, *w_tile = a_tile + TILE * ROW;
+        const unsigned char *a_tile = shared + stage * STAGE, *w_tile = a_tile + ROWS * ROW;
 #pragma unroll
         for (int half = 0; half < 2; half++) {  // 32 of k
           uint32_t wf[Warps<TILE>::NI][2];
@@ -193,22 +197,22 @@ template <int TILE, class A, class W> DEVICE void int8_sums(Sums<int, TILE> &sum
 // 2t + 1, 2t + 8, 2t + 9: the sum is the same, and a lane's elements of a row are neighbours, one load.
 template <class T, class E, int TILE, class A, class W>
 DEVICE void half_sums(Sums<float, TILE> &sums, const A &a, const W &w, int k) {
-  constexpr int STEP = TILE_K_BYTES / sizeof(T), ROW = TILE_K_BYTES, W_ROW = STEP * sizeof(E), STAGE = TILE * (ROW + W_ROW);
-  constexpr int THREADS = Warps<TILE>::THREADS;
+  constexpr int ROWS = Warps<TILE>::ROWS, COLUMNS = Warps<TILE>::COLUMNS, THREADS = Warps<TILE>::THREADS;
+  constexpr int STEP = TILE_K_BYTES / sizeof(T), ROW = TILE_K_BYTES, W_ROW = STEP * sizeof(E), STAGE = ROWS * ROW + COLUMNS * W_ROW;
   unsigned char *const shared = shared_memory();
   const int g = int(threadIdx.x) % 32 / 4, t = int(threadIdx.x) % 4;
   pipeline(
       (k + STEP - 1) / STEP,
       [&](int step, int stage) {
         unsigned char *a_tile = shared + stage * STAGE;
-        fill<TILE, THREADS, ROW, T>(a_tile, a, step * STEP, chunk_for_pairs);
+        fill<ROWS, THREADS, ROW, T>(a_tile, a, step * STEP, chunk_for_pairs);
         if constexpr (sizeof(E) == 1)
-          fill<TILE, THREADS, W_ROW, E>(a_tile + TILE * ROW, w, step * STEP, chunk_for_words);
+          fill<COLUMNS, THREADS, W_ROW, E>(a_tile + ROWS * ROW, w, step * STEP, chunk_for_words);
         else
-          fill<TILE, THREADS, W_ROW, E>(a_tile + TILE * ROW, w, step * STEP, chunk_for_pairs);
+          fill<COLUMNS, THREADS, W_ROW, E>(a_tile + ROWS * ROW, w, step * STEP, chunk_for_pairs);
       },
       [&](int stage) {
-        const unsigned char *a_tile = shared + stage * STAGE, *w_tile = a_tile + TILE * ROW;
+        const unsigned char *a_tile = shared + stage * STAGE, *w_tile = a_tile + ROWS * ROW;
 #pragma unroll 1  // unrolled, it would spill registers
         for (int part = 0; part < STEP / 16; part++) {  // 16 of k
           const int chunk = part * 2 + t / 2, byte = t % 2 * 8;

@@ -179,6 +179,8 @@ fn convolutions() -> Result<()> {
         ([1, 9, 6, 16], 3, 3, 2, Padding::all(1)),
         ([2, 6, 10, 48], 64, 3, 2, halving),
         ([3, 5, 4, 32], 40, 1, 1, Padding::default()),
+        ([1, 7, 5, 24], 10, 1, 2, Padding::default()),
+        ([2, 5, 8, 48], 20, 1, 2, Padding::default()),
     ];
     for dtype in TYPES {
         for (shape, outputs, kernel, stride, padding) in cases {
@@ -570,12 +572,23 @@ fn cross_attentions() -> Result<()> {
         [2, 1, 3, 32, 20, 9, 96],
         [1, 1, 1, 128, 40, 77, 64],
     ];
-    for dtype in [DType::F16, DType::BF16] {
+    let each = [DType::F16, DType::BF16].map(|dtype| Scheme::ALL.map(|scheme| (dtype, scheme)));
+    for (dtype, scheme) in each.into_iter().flatten() {
         for [batch, key_batch, heads, d, queries, keys, channels] in cases {
-            let [x, _] = int8_activations(28, &[batch, queries, channels])?;
+            let dims = [batch, queries, channels];
+            let (x, x_there) = match scheme {
+                Scheme::W8A8 => {
+                    let [x, _] = int8_activations(28, &dims)?;
+                    (x.clone(), x.to_device(&gpu)?)
+                }
+                Scheme::W8A16 => {
+                    let x = noise(28, &dims, 1.0, dtype)?;
+                    (x.clone(), to(&x, dtype, &gpu)?)
+                }
+            };
             let k = noise(30, &[key_batch, keys, heads * d], 1.0, dtype)?;
             let v = noise(31, &[key_batch, keys, heads * d], 1.0, dtype)?;
-            let layer = Layer::int8(32, &[heads * d, channels], Scheme::W8A8, dtype)?.0;
+            let layer = Layer::int8(32, &[heads * d, channels], scheme, dtype)?.0;
             let layer = layer
                 .into_iter()
                 .map(|(name, t)| (format!("to_q.{name}"), t));
@@ -586,11 +599,11 @@ fn cross_attentions() -> Result<()> {
             let [k_there, v_there] = [&k, &v].map(|x| to(x, dtype, &gpu));
             let (k_there, v_there) = (k_there?, v_there?);
             let there = to_q(dtype, &gpu)?;
-            let x_there = x.to_device(&gpu)?;
             let on_gpu = || cross_attention(&x_there, &there, &k_there, &v_there, heads);
             let q = to_q(DType::F32, &CPU)?.forward(&x)?;
             let want = attention(&q, &k, &v, heads, Mask::None)?;
-            check("cross-attention", dtype, &on_gpu()?, &want, 6.0)?;
+            let name = format!("{} cross-attention", scheme.name());
+            check(&name, dtype, &on_gpu()?, &want, 6.0)?;
             // A probe is still told of the projection.
             let told = Arc::new(AtomicUsize::new(0));
             let into = told.clone();
@@ -603,7 +616,7 @@ fn cross_attentions() -> Result<()> {
                 let _alone = WATCHED.write();
                 probe::watch(Box::new(see), on_gpu)?
             };
-            check("watched cross-attention", dtype, &watched, &want, 6.0)?;
+            check(&format!("watched {name}"), dtype, &watched, &want, 6.0)?;
             assert_eq!(told.load(Relaxed), 1);
         }
     }

@@ -1,4 +1,4 @@
-// References for convolutions, shared by the tests of int8_conv2d and conv2d.
+// References for convolutions, shared by the tests of int8_conv2d, w8a16_conv2d and conv2d.
 #pragma once
 
 #include "products.h"

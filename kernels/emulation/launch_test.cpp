@@ -14,7 +14,7 @@ static Conv2d conv(int channels) {
   return {somewhere, somewhere, 1, 8, 8, channels, 3, 1, 1, 1, 8, 8, 0, out};
 }
 static Attention attention() { return {somewhere, somewhere, somewhere, somewhere, 2, 1, 10, 100, 77, 640, 640, 0}; }
-static CrossAttention cross() { return {reinterpret_cast<int8_t *>(somewhere), floats, reinterpret_cast<int8_t *>(somewhere), floats, somewhere, somewhere, somewhere, 2, 1, 10, 100, 77, 640, 640, 1}; }
+static CrossAttention cross() { return {somewhere, floats, reinterpret_cast<int8_t *>(somewhere), floats, somewhere, somewhere, somewhere, 2, 1, 10, 100, 77, 640, 640, 1}; }
 static GroupNorm group_norm() { return {somewhere, floats, floats, somewhere, nullptr, floats, 2, 4096, 320, 32, 1e-5f, 1}; }
 static LayerNorm layer_norm() { return {somewhere, floats, floats, somewhere, nullptr, 100, 640, 1e-5f}; }
 
@@ -49,12 +49,16 @@ int main() {
   expect<Gemm>("another type", gemm(1, 1, 16), [](const Gemm &p) { return launch_int8_gemm(&p, Dtype(7), 108); }, [](Gemm &) {}, "neither f16 nor bf16");
 
   auto int8_conv = [](const Conv2d &p) { return launch_int8_conv2d(&p, DTYPE_BF16, 108); };
+  auto w8a16_conv = [](const Conv2d &p) { return launch_w8a16_conv2d(&p, DTYPE_BF16, 108); };
   auto half_conv = [](const Conv2d &p) { return launch_conv2d(&p, DTYPE_BF16, 108); };
   expect<Conv2d>("a good convolution", conv(320), int8_conv, [](Conv2d &) {}, "");
   expect<Conv2d>("channels not in chunks", conv(24), int8_conv, [](Conv2d &) {}, "not a multiple of 16");
   expect<Conv2d>("a scale for each pixel", conv(32), int8_conv, [](Conv2d &p) { p.out.rows_per_scale = 1; }, "one scale for whole images");
   expect<Conv2d>("rows that are not pixels", conv(32), int8_conv, [](Conv2d &p) { p.out.m = 63; }, "not its output pixels");
   expect<Conv2d>("an empty output", conv(32), int8_conv, [](Conv2d &p) { p.out_height = 0; }, "output is empty");
+  expect<Conv2d>("any channels with int8 weights", conv(3), w8a16_conv, [](Conv2d &p) { p.out.row_scales = nullptr; }, "");
+  expect<Conv2d>("scales of float activations", conv(32), w8a16_conv, [](Conv2d &) {}, "have no scales");
+  expect<Conv2d>("int8 weights without scales", conv(32), w8a16_conv, [](Conv2d &p) { p.out.row_scales = p.out.col_scales = nullptr; }, "without scales");
   expect<Conv2d>("scales of floats", conv(3), half_conv, [](Conv2d &) {}, "has no scales");
   expect<Conv2d>("any channels in half precision", conv(3), half_conv, [](Conv2d &p) { p.out.row_scales = p.out.col_scales = nullptr; }, "");
 
@@ -67,7 +71,9 @@ int main() {
   expect<Attention>("no keys", attention(), attend, [](Attention &p) { p.keys = 0; }, "attention over nothing");
   auto cross_attend = [](const CrossAttention &p) { return launch_cross_attention(&p, DTYPE_F16); };
   expect<CrossAttention>("good cross-attention", cross(), cross_attend, [](CrossAttention &) {}, "");
-  expect<CrossAttention>("queries without scales", cross(), cross_attend, [](CrossAttention &p) { p.x_scales = nullptr; }, "without scales");
+  expect<CrossAttention>("queries of floats", cross(), cross_attend, [](CrossAttention &p) { p.x_scales = nullptr; }, "");
+  expect<CrossAttention>("a query weight without scales", cross(), cross_attend, [](CrossAttention &p) { p.wq_scales = nullptr; }, "without scales");
+  expect<CrossAttention>("scales for no queries", cross(), cross_attend, [](CrossAttention &p) { p.rows_per_scale = 0; }, "without scales");
   expect<CrossAttention>("channels not in chunks of 16", cross(), cross_attend, [](CrossAttention &p) { p.channels = 8; }, "not a multiple of 16");
 
   auto stats = [](const GroupNorm &p) { return launch_group_norm_stats(&p, DTYPE_F16); };
@@ -97,6 +103,5 @@ int main() {
   expect<Relayout>("an image of no channels", {somewhere, somewhere, 1, 0, 64}, [](const Relayout &p) { return launch_channels_last(&p, DTYPE_F16); }, [](Relayout &) {}, "empty image");
   expect<Upsample>("an enlarged image not in eights", {somewhere, somewhere, 1, 8, 8, 4, 16, 16, 0.5f, 0.5f}, [](const Upsample &p) { return launch_upsample(&p, DTYPE_F16); }, [](Upsample &) {}, "not a multiple of 8");
   expect<Concat>("a concatenation not in eights", {somewhere, somewhere, somewhere, 1, 8, 7}, [](const Concat &p) { return launch_concat(&p, DTYPE_F16); }, [](Concat &) {}, "not multiples of 8");
-  expect<Widen>("a weight without scales", {somewhere, nullptr, somewhere, 1, 8}, [](const Widen &p) { return launch_widen(&p, DTYPE_F16); }, [](Widen &) {}, "without scales");
   return finish();
 }

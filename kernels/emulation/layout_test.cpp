@@ -1,4 +1,4 @@
-// channels_last, channels_first, upsample, concat and widen: bit for bit.
+// channels_last, channels_first, upsample and concat: bit for bit.
 #include "../layout.cu"
 #include "harness.h"
 
@@ -8,7 +8,6 @@ static const Entries<Relayout> RELAYOUTS = {
     {"channels_last_f16", channels_last_f16}, {"channels_last_bf16", channels_last_bf16}, {"channels_first_f16", channels_first_f16}, {"channels_first_bf16", channels_first_bf16}};
 static const Entries<Upsample> UPSAMPLES = {{"upsample_f16", upsample_f16}, {"upsample_bf16", upsample_bf16}};
 static const Entries<Concat> CONCATS = {{"concat_f16", concat_f16}, {"concat_bf16", concat_bf16}};
-static const Entries<Widen> WIDENS = {{"widen_f16", widen_f16}, {"widen_bf16", widen_bf16}};
 
 template <class T> void relayout_case(int batch, int channels, int pixels) {
   run(text("relayout %s batch %d channels %d pixels %d", NAME<T>, batch, channels, pixels), [&](Complaints &complain) {
@@ -71,20 +70,6 @@ template <class T> void concat_case(int rows, int a_channels, int b_channels) {
   });
 }
 
-template <class T> void widen_case(int rows, int channels) {
-  run(text("widen %s rows %d channels %d", NAME<T>, rows, channels), [&](Complaints &complain) {
-    Random random(rows * 1051 + channels);
-    const auto x = random_int8(random, size_t(rows) * channels);
-    const auto scales = random_floats(random, rows, 0.001, 0.1);
-    std::vector<T> want;
-    for (size_t i = 0; i < x.size(); i++) want.push_back(from_float<T>(float(x[i]) * scales[i / channels]));
-    auto out = unwritten<T>(x.size());
-    const Widen p = {x.data(), scales.data(), out.data(), rows, channels};
-    launch(WIDENS, launch_widen(&p, DTYPE<T>), p, 5, complain);
-    same_bits("output", out, want, complain);
-  });
-}
-
 template <class T> void all() {
   relayout_case<T>(1, 1, 1);
   relayout_case<T>(2, 4, 35);
@@ -94,14 +79,11 @@ template <class T> void all() {
   upsample_case<T>(1, 3, 5, 16, 5, 13);
   concat_case<T>(1, 8, 8);
   concat_case<T>(7, 40, 24);
-  widen_case<T>(1, 8);
-  widen_case<T>(5, 264);
   if (small_only) return;
   relayout_case<T>(2, 4, 16384);
   relayout_case<T>(1, 3, 4099);
   upsample_case<T>(2, 16, 16, 320, 32, 32);
   concat_case<T>(64, 1280, 640);
-  widen_case<T>(40, 2880);
 }
 
 int main() {

@@ -1,4 +1,4 @@
-// References for the products' epilogue, shared by the tests of int8_gemm, w8a16_gemm, int8_conv2d and conv2d.
+// References for the products' epilogue, shared by the tests of int8_gemm, w8a16_gemm and the convolutions.
 #pragma once
 
 #include "harness.h"

@@ -174,9 +174,6 @@ mirrored! {
     /// Channels side by side.
     Concat { a: Pointer, b: Pointer, out: Pointer, rows: c_int, a_channels: c_int, b_channels: c_int }
 
-    /// An int8 weight in the activations' type.
-    Widen { x: Pointer, scales: Pointer, out: Pointer, rows: c_int, channels: c_int }
-
     /// The latents as the network takes them.
     ModelInput { latents: Pointer, numbers: Pointer, out: Pointer, count: c_int, rows: c_int }
 
@@ -222,7 +219,7 @@ macro_rules! parameters {
 }
 
 parameters!(Gemm Conv2d Attention CrossAttention LayerNorm Rows Images GroupNorm Finite);
-parameters!(Sum Activation Relayout Upsample Concat Widen ModelInput SamplerStep);
+parameters!(Sum Activation Relayout Upsample Concat ModelInput SamplerStep);
 
 impl Launch {
     /// The kernel's name, or what is wrong with the parameters.
@@ -243,6 +240,7 @@ unsafe extern "C" {
     pub safe fn launch_int8_gemm(p: &Gemm, dtype: Dtype, processors: c_int) -> Launch;
     pub safe fn launch_w8a16_gemm(p: &Gemm, dtype: Dtype, processors: c_int) -> Launch;
     pub safe fn launch_int8_conv2d(p: &Conv2d, dtype: Dtype, processors: c_int) -> Launch;
+    pub safe fn launch_w8a16_conv2d(p: &Conv2d, dtype: Dtype, processors: c_int) -> Launch;
     pub safe fn launch_conv2d(p: &Conv2d, dtype: Dtype, processors: c_int) -> Launch;
     pub safe fn launch_attention_d64(p: &Attention, dtype: Dtype) -> Launch;
     pub safe fn launch_cross_attention(p: &CrossAttention, dtype: Dtype) -> Launch;
@@ -262,7 +260,6 @@ unsafe extern "C" {
     pub safe fn launch_channels_first(p: &Relayout, dtype: Dtype) -> Launch;
     pub safe fn launch_upsample(p: &Upsample, dtype: Dtype) -> Launch;
     pub safe fn launch_concat(p: &Concat, dtype: Dtype) -> Launch;
-    pub safe fn launch_widen(p: &Widen, dtype: Dtype) -> Launch;
     pub safe fn launch_model_input(p: &ModelInput) -> Launch;
     pub safe fn launch_sampler_step(p: &SamplerStep) -> Launch;
 }
@@ -301,7 +298,6 @@ mod tests {
             Relayout darkroom_layout_relayout
             Upsample darkroom_layout_upsample
             Concat darkroom_layout_concat
-            Widen darkroom_layout_widen
             ModelInput darkroom_layout_model_input
             SamplerStep darkroom_layout_sampler_step
             Launch darkroom_layout_launch

@@ -60,9 +60,6 @@ const size_t darkroom_layout_upsample[] = {sizeof(OF),   AT(x),          AT(out)
 #define OF Concat
 const size_t darkroom_layout_concat[] = {sizeof(OF), AT(a), AT(b), AT(out), AT(rows), AT(a_channels), AT(b_channels)};
 #undef OF
-#define OF Widen
-const size_t darkroom_layout_widen[] = {sizeof(OF), AT(x), AT(scales), AT(out), AT(rows), AT(channels)};
-#undef OF
 #define OF ModelInput
 const size_t darkroom_layout_model_input[] = {sizeof(OF), AT(latents), AT(numbers), AT(out), AT(count), AT(rows)};
 #undef OF

@@ -43,16 +43,11 @@ pub fn linear_add(
 }
 
 /// One of more than a pixel, with the sum behind it; under W8A8 two kernels quantise the image, unless
-/// it comes so; else one widens the weight.
+/// it comes so.
 pub fn conv2d((dtype, reads): (DType, Reads), inputs: usize, int8: Option<Scheme>) -> Launches {
-    match int8 {
-        None => in_half(dtype, 1),
-        Some(Scheme::W8A8) if inputs.is_multiple_of(16) => match reads {
-            Reads::Float => in_half(dtype, 3),
-            Reads::Int8 => in_half(dtype, 1),
-        },
-        Some(_) => in_half(dtype, 2),
-    }
+    let multiplies_int8 = int8 == Some(Scheme::W8A8) && inputs.is_multiple_of(16);
+    let quantises = multiplies_int8 && reads == Reads::Float;
+    in_half(dtype, if quantises { 3 } else { 1 })
 }
 
 /// One kernel for heads of 64. Others: scaling and three changes of layout, two products, softmax in
@@ -61,7 +56,8 @@ pub fn attention(dtype: DType, head: usize) -> Launches {
     in_half(dtype, if head == 64 { 1 } else { 10 })
 }
 
-/// One kernel for int8 rows and heads of 64; else the queries' product, and attention.
+/// One kernel for heads of 64 and rows as an int8 weight reads them; else the queries' product, and
+/// attention.
 pub fn cross_attention(
     read: (DType, Reads),
     inputs: usize,
@@ -70,7 +66,9 @@ pub fn cross_attention(
 ) -> Launches {
     let product = linear(read, inputs, false, int8)?;
     match (int8, read.1, head) {
-        (Some(Scheme::W8A8), Reads::Int8, 64) => Some(product),
+        (Some(Scheme::W8A8), Reads::Int8, 64) | (Some(Scheme::W8A16), Reads::Float, 64) => {
+            Some(product)
+        }
         _ => Some(product + attention(read.0, head)?),
     }
 }

@@ -3,10 +3,11 @@
 use candle_core::{DType, Result, Tensor};
 use candle_nn::ops::softmax_last_dim;
 
-use super::int8::Quantised;
+use super::int8::{Activations, Quantised};
 use super::{dense, device, empty, half, int, pointer};
 use crate::cuda::launch::{self, Dtype};
 use crate::ops::Mask;
+use crate::ops::int8::Scheme;
 use crate::ops::weight::Int8OnGpu;
 
 /// The kernel's head dimension.
@@ -72,15 +73,21 @@ fn in_64s(
     Ok(out)
 }
 
-/// Whether [`cross_attention`] takes them: x in int8, [B, Nq, in + 4], heads of 64, f16 or bf16.
+/// Whether [`cross_attention`] takes them: x [B, Nq, in + 4] in int8 under W8A8, [B, Nq, in] as k under
+/// W8A16; heads of 64, f16 or bf16.
 pub fn has_cross_attention(x: &Tensor, to_q: &Int8OnGpu, k: &Tensor, heads: usize) -> bool {
-    x.dtype() == DType::U8
-        && to_q.multiplies_int8()
+    let read = match to_q.scheme {
+        Scheme::W8A8 => DType::U8,
+        Scheme::W8A16 => k.dtype(),
+    };
+    x.dtype() == read
+        && to_q.has_kernel()
         && to_q.scales.elem_count() == heads * HEAD
         && half(k).is_some()
 }
 
-/// x [B, Nq, in] in int8, a weight [heads·64, in]; k, v [K, Nk, heads·64] → [B, Nq, heads·64].
+/// x [B, Nq, in] as [`has_cross_attention`] has it, a weight [heads·64, in]; k, v [K, Nk, heads·64] →
+/// [B, Nq, heads·64].
 pub fn cross_attention(
     x: &Tensor,
     to_q: &Int8OnGpu,
@@ -97,12 +104,17 @@ pub fn cross_attention(
             v.dims()
         )
     };
-    let x = Quantised::given(x, to_q.inputs())?;
+    let x = match x.dtype() {
+        DType::U8 => Activations::Int8(Quantised::given(x, to_q.inputs())?),
+        _ if x.dim(2)? == to_q.inputs() => Activations::Float(dense(x)?),
+        _ => candle_core::bail!("queries of {} inputs got {:?}", to_q.inputs(), x.dims()),
+    };
+    let (x_scales, rows_per_scale) = x.scales()?;
     let (k, v) = (dense(k)?, dense(v)?);
     let out = empty((batch, queries, width), k.dtype(), &k)?;
     let parameters = launch::CrossAttention {
         x: x.values()?,
-        x_scales: x.scales()?,
+        x_scales,
         wq: pointer(&to_q.values)?,
         wq_scales: pointer(&to_q.scales)?,
         k: pointer(&k)?,
@@ -115,11 +127,11 @@ pub fn cross_attention(
         keys: int(keys)?,
         channels: int(to_q.inputs())?,
         kv_stride: int(width)?,
-        rows_per_scale: int(x.rows_per_scale())?,
+        rows_per_scale: int(rows_per_scale)?,
     };
     let plan = launch::launch_cross_attention(&parameters, dtype);
-    // SAFETY: batch × queries rows of int8 with a scale each, `width` rows of the weight likewise,
-    // kv_batch × keys × width keys and values, batch × queries × width results.
+    // SAFETY: batch × queries rows of activations, in int8 with a scale each, `width` rows of the weight
+    // with theirs, kv_batch × keys × width keys and values, batch × queries × width results.
     unsafe { crate::cuda::launch(device(&k)?, &parameters, plan) }?;
     Ok(out)
 }

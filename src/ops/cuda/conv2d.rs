@@ -54,30 +54,26 @@ pub fn conv2d(
     if let (Weight::Int8OnGpu(weight), true) = (weight, pointwise(shape)) {
         return int8::linear(image, weight, Some(bias), result, added);
     }
-    let dtype = half_of(result);
-    let wide;
-    let (weight, weight_scales) = match weight {
+    let (values, weight_scales) = match weight {
         Weight::Float(weight) => (weight, None),
-        Weight::Int8OnGpu(weight) if weight.multiplies_int8() && dtype.is_some() => {
-            (&weight.values, Some(&weight.scales))
-        }
-        Weight::Int8OnGpu(weight) => {
-            wide = widened(&weight.values, &weight.scales, result)?;
-            (&wide, None)
-        }
+        Weight::Int8OnGpu(weight) => (&weight.values, Some(&weight.scales)),
         Weight::Int8(_) => candle_core::bail!("a weight on the CPU met an image on a GPU"),
     };
-    let Some(dtype) = dtype else {
+    let Some(dtype) = half_of(result) else {
         added.nothing()?;
-        return by_candle(image, weight, bias, shape);
+        return match weight_scales {
+            None => by_candle(image, values, bias, shape),
+            Some(scales) => by_candle(image, &widened(values, scales, result)?, bias, shape),
+        };
     };
+    let multiplies_int8 = matches!(weight, Weight::Int8OnGpu(weight) if weight.multiplies_int8());
     let factors = Factors {
-        image: match weight_scales {
-            None => Activations::Float(dense(image)?),
-            Some(_) if int8 => Activations::Int8(Quantised::given(image, inputs)?),
-            Some(_) => Activations::Int8(quantise_images(image, dtype)?),
+        image: match multiplies_int8 {
+            false => Activations::Float(dense(image)?),
+            true if int8 => Activations::Int8(Quantised::given(image, inputs)?),
+            true => Activations::Int8(quantise_images(image, dtype)?),
         },
-        weight,
+        weight: values,
         weight_scales,
     };
     launched(image, factors, bias, shape, (result, dtype, added))
@@ -142,9 +138,10 @@ fn launched(
     };
     let device = device(image)?;
     let processors = Kernels::of(device)?.processors();
-    let plan = match factors.weight_scales {
-        Some(_) => launch::launch_int8_conv2d(&parameters, dtype, processors),
-        None => launch::launch_conv2d(&parameters, dtype, processors),
+    let plan = match (&factors.image, factors.weight_scales) {
+        (Activations::Int8(_), _) => launch::launch_int8_conv2d(&parameters, dtype, processors),
+        (_, Some(_)) => launch::launch_w8a16_conv2d(&parameters, dtype, processors),
+        (_, None) => launch::launch_conv2d(&parameters, dtype, processors),
     };
     // SAFETY: batch × height × width × channels values, outputs × kernel² × channels weights, a result
     // for each output pixel and channel; bias and scales of as many values; what is added is as large as

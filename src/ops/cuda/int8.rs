@@ -1,9 +1,9 @@
 //! Products of int8 weights.
 //!
 //! Differences from the CPU: what reads a group norm, and a convolution of more than a pixel, has one
-//! activation scale for each image, not for each pixel; where no kernel fits (float32 activations,
-//! channels that are not a multiple of 16, convolutions of more than a pixel under W8A16), the weight is
-//! widened for the call and the product is a float one.
+//! activation scale for each image, not for each pixel; where no kernel fits (float32 activations, a
+//! linear layer's inputs that are not a multiple of 16), the weight is widened for the call and the
+//! product is a float one; a W8A8 convolution of such channels reads floats.
 
 use candle_core::{DType, Result, Tensor};
 

@@ -3,8 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::int8::{self, Added};
-use super::{device, empty, half_of, in_eights, int, pointer, pointwise};
-use crate::cuda::launch;
+use super::{half_of, pointwise};
 use crate::ops::weight::Weight;
 
 /// x [.., in], or its rows in int8 → [.., out] of `dtype`, with what is `added` ([`linear_adds`]); a
@@ -50,22 +49,6 @@ pub fn float(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tenso
 
 /// A weight's integers and scales as floats: values [out, ..] in two's complement, scales [out].
 pub fn widened(values: &Tensor, scales: &Tensor, dtype: DType) -> Result<Tensor> {
-    let rows = scales.elem_count();
-    let channels = values.elem_count() / rows.max(1);
-    if let Some(kind) = half_of(dtype).filter(|_| in_eights(channels)) {
-        let out = empty(values.shape(), dtype, values)?;
-        let parameters = launch::Widen {
-            x: pointer(values)?,
-            scales: pointer(scales)?,
-            out: pointer(&out)?,
-            rows: int(rows)?,
-            channels: int(channels)?,
-        };
-        let plan = launch::launch_widen(&parameters, kind);
-        // SAFETY: rows × channels values in and out, a scale for each row.
-        unsafe { crate::cuda::launch(device(values)?, &parameters, plan) }?;
-        return Ok(out);
-    }
     let bytes = values.to_dtype(DType::F32)?;
     // From 128 on a byte stands for itself less 256.
     let wrapped = (bytes.ge(128f32)?.to_dtype(DType::F32)? * 256.0)?;
