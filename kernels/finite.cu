@@ -1,13 +1,30 @@
 // finite: the largest magnitude of a tensor and the number of its values that are not finite, in one pass, for a
-// stage's last tensor and for tensors that no kernel with a sentinel has written.
+// stage's last tensor.
 //
 // Idea: bits of |x| compare as integers; a maximum in registers, then in warps, then one atomic for each warp.
-// Shapes: x [count] f16 or bf16 → two words (launch.h: Output's sentinel).
+// Shapes: x [count] f16 or bf16 → two words (launch.h: Finite).
 // Memory traffic: the tensor once.
 // Replaces: a copy to the host to look for NaN.
 // Proof: emulation/norms_test.cpp, bit for bit.
-#include "product.cuh"
 #include "rows.cuh"
+
+// Of one thread.
+struct Watch {
+  uint32_t largest = 0, not_finite = 0;
+  DEVICE void see(float x) {
+    const uint32_t bits = magnitude_bits(x);
+    if (bits < 0x7F800000u)
+      largest = max(largest, bits);
+    else
+      not_finite++;
+  }
+  // By whole warps.
+  DEVICE void report(uint32_t *sentinel) const {
+    const uint32_t warp_largest = warp_max(largest);
+    if (threadIdx.x % 32 == 0) atomicMax(&sentinel[0], warp_largest);
+    if (not_finite) atomicAdd(&sentinel[1], not_finite);
+  }
+};
 
 template <class T> DEVICE void finite(const Finite &p) {
   const T *const x = static_cast<const T *>(p.x);
