@@ -173,7 +173,7 @@ impl Bench {
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let quick = std::env::args().any(|argument| argument == "--quick");
-    let device = DeviceChoice::Cuda(0).open()?;
+    let device = DeviceChoice::Cuda(0).open(|_| ())?;
     println!("{}", device::driver(&device)?.unwrap_or_default());
     println!(
         "{:44} {:>10} {:>9} {:>10} {:>7}",

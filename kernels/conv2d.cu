@@ -1,12 +1,10 @@
 // conv2d: a convolution of a channels-last image in f16 or bf16 with float32 sums, for the VAE and the UNet's ends.
 //
-// Idea: int8_conv2d's implicit GEMM with mma.sync m16n8k16. Sums are float32 to the end, rounded once; the epilogue
-// watches the rounded values: their largest magnitude and whether any is not finite, in the same pass. So an overflow
-// of float16 is known when it happens, and the stage can be run again in bf16 or float32.
+// Idea: int8_conv2d's implicit GEMM with mma.sync m16n8k16. Sums are float32 to the end, rounded once.
 // Shapes: x [B, H, W, C], w [N, kernel, kernel, C] → [B, H', W', N]. Any C and N: where a pixel's channels are not
 //   whole chunks of 8 (4 latents, 3 colours), conv2d_gather brings its elements one by one.
-// Memory traffic: as int8_conv2d with two bytes an element; the sentinel is two words.
-// Replaces: patch matrix + matmul + bias + residual (+ nearest upsampling) + a pass over the output for its maximum.
+// Memory traffic: as int8_conv2d with two bytes an element.
+// Replaces: patch matrix + matmul + bias + residual (+ nearest upsampling).
 // Proof: emulation/conv2d_test.cpp, against f64 and against the plain half-precision path.
 #include "product.cuh"
 

@@ -1,12 +1,11 @@
 // finite: the largest magnitude of a tensor and the number of its values that are not finite, in one pass, for a
-// stage's last tensor and for tensors that no kernel with a sentinel has written.
+// stage's last tensor.
 //
 // Idea: bits of |x| compare as integers; a maximum in registers, then in warps, then one atomic for each warp.
-// Shapes: x [count] f16 or bf16 → two words (launch.h: Output's sentinel).
+// Shapes: x [count] f16 or bf16 → two words (launch.h: Finite).
 // Memory traffic: the tensor once.
 // Replaces: a copy to the host to look for NaN.
 // Proof: emulation/norms_test.cpp, bit for bit.
-#include "product.cuh"
 #include "rows.cuh"
 
 template <class T> DEVICE void finite(const Finite &p) {

@@ -1,5 +1,5 @@
-// geglu: value · gelu(gate), to f16/bf16 or to int8 with a scale for each row. For products without GEGLU in their
-// epilogue, and where the next layer is int8 (a row's scale needs the whole row, which no tile of a product has).
+// geglu: value · gelu(gate), to f16/bf16 or to int8 with a scale for each row (which needs the whole row, which no tile of
+// a product has). For products without GEGLU in their epilogue: cuBLAS'.
 //
 // Idea: a block for each row, eight channels a thread at a time; for int8 the row stays in shared memory in float32
 // until its largest magnitude is known, so that the error function is computed once.

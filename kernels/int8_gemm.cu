@@ -4,9 +4,11 @@
 // stages of cp.async in swizzled shared memory (product.cuh). Scales, bias, residual and GEGLU are applied to the
 // sums in registers: no int32 and no unrounded value reaches memory.
 // Shapes: a [m, k] int8 with a scale for each row (or each image), w [n, k] int8 with a scale for each row → [m, n]
-//   f16 or bf16. GEGLU: w [2n, k] → [m, n]. k % 16 = 0; m and n are free.
+//   f16 or bf16. GEGLU: w [2n, k], values then gates as a checkpoint has them (a tile takes eight rows of each in turn)
+//   → [m, n]. k % 16 = 0; m and n are free.
 // Memory traffic: a is read ⌈n / tile⌉ times, w ⌈m / tile⌉ times (mostly from the second-level cache), the output
-//   written once, the residual read once. Per 128 × 128 tile and 64 of k: 16 KiB in, 1 M multiply-adds.
+//   written once, the residual read once. Per 128 × 128 tile and 64 of k: 16 KiB in, 1 M multiply-adds. GEGLU
+//   moves 5mn bytes behind the sums (written, read and made int8 by quantise_rows); outside (geglu to int8) it is 9mn.
 // Replaces: matmul in half precision + bias + residual (+ GEGLU over an intermediate of [m, 2n]).
 // Proof: emulation/int8_gemm_test.cpp; the output is equal bit for bit to the same formula on exact integer sums.
 #include "product.cuh"

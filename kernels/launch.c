@@ -65,7 +65,6 @@ static Launch launch_gemm(const char *name, const Gemm *p, Dtype dtype, int proc
   REQUIRE(p->k > 0 && p->k % 16 == 0, "a product's inner dimension is not a multiple of 16");
   REQUIRE(p->k <= INT8_K_MAX, "a product's inner dimension is too large for 32-bit sums");
   REQUIRE(p->a && p->w && aligned(p->a) && aligned(p->w), "a factor is missing or not aligned to 16 bytes");
-  REQUIRE(!p->out.sentinel, "this kernel has no sentinel");
   REQUIRE(p->out.col_scales, "int8 weights without scales");
   return launch_product(name, &p->out, dtype, processors, columns_per_output, w_row_bytes, 1);
 }
@@ -105,7 +104,6 @@ Launch launch_int8_conv2d(const Conv2d *p, Dtype dtype, int processors) {
   REQUIRE(p->channels % 16 == 0, "an int8 convolution's channels are not a multiple of 16");
   REQUIRE(p->out.row_scales && p->out.rows_per_scale % (p->out_height * p->out_width) == 0, "an int8 convolution needs one scale for whole images");
   REQUIRE(p->out.col_scales, "int8 weights without scales");
-  REQUIRE(!p->out.sentinel, "this kernel has no sentinel");
   return launch_convolution("int8_conv2d", p, dtype, processors, TILE_K_BYTES, 1);
 }
 
@@ -305,13 +303,6 @@ static Launch launch_relayout(const char *name, const Relayout *p, Dtype dtype) 
 Launch launch_channels_last(const Relayout *p, Dtype dtype) { return launch_relayout("channels_last", p, dtype); }
 
 Launch launch_channels_first(const Relayout *p, Dtype dtype) { return launch_relayout("channels_first", p, dtype); }
-
-Launch launch_upsample(const Upsample *p, Dtype dtype) {
-  REQUIRE(p->batch > 0 && p->height > 0 && p->width > 0 && p->out_height > 0 && p->out_width > 0 && p->channels > 0, "an empty image");
-  REQUIRE(p->channels % VECTOR == 0, "an enlarged image's channels are not a multiple of 8");
-  REQUIRE((int64_t)p->out_height * p->out_width <= INT32_MAX / (p->channels / VECTOR), "an image is too large");
-  return launch_each("upsample", p->x, p->out, (int64_t)p->batch * p->out_height * p->out_width * (p->channels / VECTOR), dtype);
-}
 
 Launch launch_concat(const Concat *p, Dtype dtype) {
   REQUIRE(p->rows > 0 && p->a_channels > 0 && p->b_channels > 0, "a concatenation of nothing");

@@ -46,9 +46,6 @@ typedef struct {
   const void *image_bias;   /* T [m / rows_per_image, n]: a residual block's time embedding */
   const void *residual;     /* T [m, n] */
   void *out;                /* T [m, n] */
-  /* Two words to be zeroed before: the largest |out| so far as float32 bits, and how many values are not finite.
-   * The rounded values are looked at: an overflow of float16 counts. NULL in the int8 kernels. */
-  uint32_t *sentinel;
   int m, n;
   int rows_per_scale;
   int rows_per_image;
@@ -64,12 +61,12 @@ typedef struct {
 
 /* A convolution as a product: m = batch·out_height·out_width, n output channels, k = kernel²·channels. */
 typedef struct {
-  const void *x; /* int8 or T [batch, height, width, channels] */
+  const void *x; /* int8 or T [batch, height, width, channels]; of `upsample` [batch, ⌈height/2⌉, ⌈width/2⌉, channels] */
   const void *w; /* int8 or T [n, kernel, kernel, channels] */
   int batch, height, width, channels;
   int kernel, stride, pad_top, pad_left; /* below and to the right: what out_height and out_width ask for */
   int out_height, out_width;
-  int upsample; /* 1: x is read as if each pixel were doubled both ways (nearest), before the convolution */
+  int upsample; /* 1: x is read as if each pixel were doubled both ways (nearest), the last to show once where a size is odd */
   Output out;
 } Conv2d;
 
@@ -202,15 +199,6 @@ typedef struct {
   int batch, channels, pixels;
 } Relayout;
 
-/* Output pixel (i, j) is input pixel (⌊i·down⌋, ⌊j·across⌋), in float32, as torch's `nearest`. */
-typedef struct {
-  const void *x; /* T [batch, height, width, channels], channels % 8 = 0 */
-  void *out;     /* T [batch, out_height, out_width, channels] */
-  int batch, height, width, channels;
-  int out_height, out_width;
-  float down, across;
-} Upsample;
-
 typedef struct {
   const void *a; /* T [rows, a_channels] */
   const void *b; /* T [rows, b_channels]; both channels % 8 = 0 */
@@ -222,14 +210,12 @@ Launch launch_add_rows(const Sum *p, Dtype dtype);
 Launch launch_activation(const Activation *p, Dtype dtype);
 Launch launch_channels_last(const Relayout *p, Dtype dtype);
 Launch launch_channels_first(const Relayout *p, Dtype dtype);
-Launch launch_upsample(const Upsample *p, Dtype dtype);
 Launch launch_concat(const Concat *p, Dtype dtype);
 
-/* Largest magnitude and number of values that are not finite, as Output's sentinel. */
 typedef struct {
   const void *x; /* T [count], count % 8 = 0 or not */
   int64_t count;
-  uint32_t *sentinel; /* two words, zeroed before */
+  uint32_t *sentinel; /* zeroed before: the largest finite magnitude as float32 bits, how many values are not finite */
 } Finite;
 
 Launch launch_finite(const Finite *p, Dtype dtype);

@@ -1,10 +1,9 @@
-// channels_last, channels_first, upsample, concat: values put elsewhere, or in another type.
+// channels_last, channels_first, concat: values put elsewhere, or in another type.
 //
 // Idea: a thread for eight neighbouring values of the result (of a relayout, for one); no arithmetic but a cast.
 // Shapes: channels_last: float32 [batch, channels, pixels] → T [batch, pixels, channels]; channels_first: back.
-//   upsample: [batch, height, width, C] → [batch, out_height, out_width, C], nearest. concat: [rows, A], [rows, B] →
-//   [rows, A + B]. A, B, C % 8 = 0.
-// Memory traffic: the result once; of an enlarged image each pixel as often as it shows, but the first time from a cache.
+//   concat: [rows, A], [rows, B] → [rows, A + B]. A, B, C % 8 = 0.
+// Memory traffic: the result once, and what it is made from.
 // Replaces: copies whose strides the host uploads for each launch, and the casts before or behind them.
 // Proof: emulation/layout_test.cpp, bit for bit.
 #include "rows.cuh"
@@ -28,15 +27,6 @@ DEVICE void copy_eight(void *out, size_t to, const void *x, size_t from) {
   static_cast<Words4 *>(out)[to] = static_cast<const Words4 *>(x)[from];
 }
 
-DEVICE void upsample(const Upsample &p) {
-  const int channels = p.channels / VECTOR, i = piece();  // in vectors
-  if (!within(i, p.batch * p.out_height * p.out_width * channels)) return;
-  const int pixel = i / channels, x = pixel % p.out_width, y = pixel / p.out_width % p.out_height;
-  const size_t image = pixel / p.out_width / p.out_height;
-  const int from_y = min(int(float(y) * p.down), p.height - 1), from_x = min(int(float(x) * p.across), p.width - 1);
-  copy_eight(p.out, i, p.x, ((image * p.height + from_y) * p.width + from_x) * channels + i % channels);
-}
-
 DEVICE void concat(const Concat &p) {
   const int a = p.a_channels / VECTOR, b = p.b_channels / VECTOR, i = piece();  // in vectors
   if (!within(i, p.rows * (a + b))) return;
@@ -51,7 +41,5 @@ KERNEL(POINTWISE_THREADS, 4) channels_last_f16(const Relayout p) { channels_last
 KERNEL(POINTWISE_THREADS, 4) channels_last_bf16(const Relayout p) { channels_last<BF16>(p); }
 KERNEL(POINTWISE_THREADS, 4) channels_first_f16(const Relayout p) { channels_first<F16>(p); }
 KERNEL(POINTWISE_THREADS, 4) channels_first_bf16(const Relayout p) { channels_first<BF16>(p); }
-KERNEL(POINTWISE_THREADS, 4) upsample_f16(const Upsample p) { upsample(p); }
-KERNEL(POINTWISE_THREADS, 4) upsample_bf16(const Upsample p) { upsample(p); }
 KERNEL(POINTWISE_THREADS, 4) concat_f16(const Concat p) { concat(p); }
 KERNEL(POINTWISE_THREADS, 4) concat_bf16(const Concat p) { concat(p); }

@@ -67,7 +67,8 @@ template <class E, int COUNT, bool GEGLU = false, bool WHOLE_CHUNKS = true> stru
   }
 };
 
-// Patches of an image: row r is output pixel r's, element k is (dy, dx, channel).
+// Patches of an image: row r is output pixel r's, element k is (dy, dx, channel). Of an image that is read as doubled
+// (`upsample`) a pixel is stored once for all that show it.
 template <class E, int COUNT, bool WHOLE_CHUNKS> struct PatchRows {
   static constexpr int CHUNK = CHUNK_BYTES / sizeof(E);
   const Conv2d &p;
@@ -79,19 +80,21 @@ template <class E, int COUNT, bool WHOLE_CHUNKS> struct PatchRows {
     for (int i = 0; i < COUNT; i++) {
       const int r = tile_first + first + i * step;
       const int b = r / pixels, y = r % pixels / p.out_width, x = r % p.out_width;
-      image[i] = within(r, p.out.m) ? static_cast<const E *>(p.x) + size_t(b) * p.height * p.width * p.channels : nullptr;
+      image[i] = within(r, p.out.m) ? static_cast<const E *>(p.x) + size_t(b) * stored(p.height) * stored(p.width) * p.channels : nullptr;
       top[i] = y * p.stride - p.pad_top;
       left[i] = x * p.stride - p.pad_left;
     }
   }
 
+  // Rows or columns that are stored for so many.
+  DEVICE int stored(int edge) const { return (edge + p.upsample) >> p.upsample; }
+
   // Element k's place in its image, or null where that is padding.
   DEVICE const E *find(int i, int k) const {
     const int tap = k / p.channels, y = top[i] + tap / p.kernel, x = left[i] + tap % p.kernel;
-    const bool inside = image[i] && within(tap, p.kernel * p.kernel) && y >= 0 && within(y, p.height << p.upsample) &&
-                        x >= 0 && within(x, p.width << p.upsample);
+    const bool inside = image[i] && within(tap, p.kernel * p.kernel) && y >= 0 && within(y, p.height) && x >= 0 && within(x, p.width);
     if (!inside) return nullptr;
-    return image[i] + (size_t(y >> p.upsample) * p.width + (x >> p.upsample)) * p.channels + (k - tap * p.channels);
+    return image[i] + (size_t(y >> p.upsample) * stored(p.width) + (x >> p.upsample)) * p.channels + (k - tap * p.channels);
   }
 
   DEVICE void copy(int i, int k, void *to) const {
@@ -262,24 +265,6 @@ template <class T> DEVICE void store_pair(void *row, int j, int n, T first, T se
   }
 }
 
-// The largest magnitude and the number of values that are not finite, of one thread.
-struct Watch {
-  uint32_t largest = 0, not_finite = 0;
-  DEVICE void see(float x) {
-    const uint32_t bits = magnitude_bits(x);
-    if (bits < 0x7F800000u)
-      largest = max(largest, bits);
-    else
-      not_finite++;
-  }
-  // By whole warps.
-  DEVICE void report(uint32_t *sentinel) const {
-    const uint32_t warp_largest = warp_max(largest);
-    if (threadIdx.x % 32 == 0) atomicMax(&sentinel[0], warp_largest);
-    if (not_finite) atomicAdd(&sentinel[1], not_finite);
-  }
-};
-
 // sum → value, but for what depends on the place in the output.
 template <class Sum> DEVICE float scaled(const Output &o, Sum sum, float row_scale, int column) {
   const float scale = o.col_scales ? row_scale * o.col_scales[column] : row_scale;
@@ -290,7 +275,6 @@ template <class Sum> DEVICE float scaled(const Output &o, Sum sum, float row_sca
 template <class T, bool GEGLU, int TILE, class Sum>
 DEVICE void store_tile(const Output &o, const Sums<Sum, TILE> &sums, int m0, int n0) {
   const int lane = int(threadIdx.x) % 32;
-  Watch watch;
 #pragma unroll
   for (int i = 0; i < Warps<TILE>::MI * 2; i++) {
     const int m = m0 + warp_row<TILE>() + i * 8 + lane / 4;
@@ -324,10 +308,7 @@ DEVICE void store_tile(const Output &o, const Sums<Sum, TILE> &sums, int m0, int
         load_pair<T>(add, residual, n, o.n);
         v[0] += add[0], v[1] += add[1];
       }
-      const T first = from_float<T>(v[0]), second = from_float<T>(v[1]);
-      store_pair<T>(out, n, o.n, first, second);
-      if (o.sentinel) watch.see(to_float(first)), watch.see(to_float(second));
+      store_pair<T>(out, n, o.n, from_float<T>(v[0]), from_float<T>(v[1]));
     }
   }
-  if (o.sentinel) watch.report(o.sentinel);
 }

@@ -1,5 +1,5 @@
 // quantise_rows: rows of f16/bf16 → int8 with a scale for each row, before an int8 layer whose input no other kernel
-// of ours has written (after attention).
+// of ours has written in int8 (after attention, and after a product's GEGLU).
 //
 // Idea: a warp for each row; the largest magnitude as an integer maximum over bits, which loses no NaN.
 // Shapes: x [rows, C] → [rows, C] int8 and [rows] scales; C % 8 = 0.

@@ -61,3 +61,21 @@ struct Quantiser {
     *reinterpret_cast<Words2 *>(to) = words;
   }
 };
+
+// What a thread has seen of a tensor: the largest finite magnitude, and how many values are not finite.
+struct Watch {
+  uint32_t largest = 0, not_finite = 0;
+  DEVICE void see(float x) {
+    const uint32_t bits = magnitude_bits(x);
+    if (bits < 0x7F800000u)
+      largest = max(largest, bits);
+    else
+      not_finite++;
+  }
+  // By whole warps.
+  DEVICE void report(uint32_t *sentinel) const {
+    const uint32_t warp_largest = warp_max(largest);
+    if (threadIdx.x % 32 == 0) atomicMax(&sentinel[0], warp_largest);
+    if (not_finite) atomicAdd(&sentinel[1], not_finite);
+  }
+};

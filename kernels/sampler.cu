@@ -8,7 +8,6 @@
 // Memory traffic: each tensor once: 32 bytes a value with guidance and no noise.
 // Replaces: a product and two copies; about a dozen products and sums; four kernels and a copy to the host for NaN.
 // Proof: emulation/sampler_test.cpp, bit for bit with the sums in float32 one after another.
-#include "product.cuh"
 #include "rows.cuh"
 
 KERNEL(POINTWISE_THREADS, 4) model_input(const ModelInput p) {

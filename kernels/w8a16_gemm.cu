@@ -3,8 +3,9 @@
 // Idea: as int8_gemm, but the weights are widened to the activations' type in registers, on their way to mma.sync
 // m16n8k16 (an int8 is exact in f16 and in bf16), and multiplied by their scales after the sum. For layers whose
 // activations do not bear 8 bits.
-// Shapes: a [m, k] f16 or bf16, w [n, k] int8 with a scale for each row → [m, n]. GEGLU: w [2n, k]. k % 16 = 0.
-// Memory traffic: weights are read at one byte each, half of what a half-precision product reads.
+// Shapes: a [m, k] f16 or bf16, w [n, k] int8 with a scale for each row → [m, n]. GEGLU: w [2n, k], as int8_gemm. k % 16 = 0.
+// Memory traffic: weights are read at one byte each, half of what a half-precision product reads. GEGLU writes 2mn bytes;
+//   outside, they are 4mn, read again, and 2mn.
 // Replaces: dequantisation of the weights to memory + matmul + bias + residual (+ GEGLU).
 // Proof: emulation/w8a16_gemm_test.cpp, against f64 and against the plain half-precision path.
 #include "product.cuh"

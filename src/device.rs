@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use candle_core::{Device, DeviceLocation};
+use candle_core::{DType, Device, DeviceLocation, Tensor};
 
 use crate::error::{Error, Result};
 use crate::measure::memory;
@@ -50,12 +50,18 @@ impl fmt::Display for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Opens the device. `auto` takes the first GPU if it can be used, else the CPU.
-    pub fn open(self) -> Result<Device> {
+    /// Opens the device. `auto` takes the first GPU if it can be used, else the CPU, and in a build for GPUs tells
+    /// `warn` why.
+    pub fn open(self, warn: impl FnOnce(&Error)) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(ordinal) => open_cuda(ordinal),
-            Self::Auto => Ok(open_cuda(0).unwrap_or(Device::Cpu)),
+            Self::Auto => Ok(open_cuda(0).unwrap_or_else(|error| {
+                if cfg!(feature = "cuda") {
+                    warn(&error);
+                }
+                Device::Cpu
+            })),
         }
     }
 }
@@ -112,6 +118,19 @@ pub fn free_bytes(device: &Device) -> Result<Option<u64>> {
     }
     debug_assert!(device.is_cpu());
     Ok(memory::available_bytes())
+}
+
+/// Takes `bytes` of a GPU's memory in one piece and leaves them in the pool that all tensors come from: the workspace of
+/// what follows, which takes nothing more from the driver. Nothing on the CPU.
+///
+/// # Errors
+/// [`Error::Tensor`] where the GPU has not so much in one piece.
+pub fn set_aside(device: &Device, bytes: u64) -> Result<()> {
+    if device.is_cuda() && bytes > 0 {
+        // SAFETY: nobody reads it.
+        drop(unsafe { Tensor::empty(bytes as usize, DType::U8, device)? });
+    }
+    Ok(())
 }
 
 /// Refuses a CUDA graph where there is no GPU.

@@ -15,7 +15,7 @@ use image::RgbImage;
 use crate::conditioning::{Conditioning, TextStage, TextTowerLoader, time_ids};
 use crate::config::{UnetConfig, VaeConfig};
 use crate::denoise::{Guidance, Model, Noise, denoise, draw};
-use crate::device::check_cuda_graph;
+use crate::device::{check_cuda_graph, set_aside};
 use crate::error::{Error, Result};
 use crate::finite::check_finite;
 use crate::observe::{Event, Observer, Stage, stage, step};
@@ -109,6 +109,18 @@ impl Pipeline {
     pub fn with_cuda_graph(mut self, wanted: bool) -> Result<Self> {
         check_cuda_graph(&self.device, wanted)?;
         self.cuda_graph = wanted;
+        Ok(self)
+    }
+
+    /// Sets `bytes` of a GPU's memory aside, once, for all that runs need besides the weights
+    /// ([`Forecast::workspace_bytes`](crate::forecast::Forecast::workspace_bytes)). A CUDA graph has a workspace of its own.
+    ///
+    /// # Errors
+    /// The GPU has not so much in one piece.
+    pub fn with_workspace(self, bytes: u64) -> Result<Self> {
+        if !self.cuda_graph {
+            set_aside(&self.device, bytes)?;
+        }
         Ok(self)
     }
 

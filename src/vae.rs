@@ -15,7 +15,7 @@ use crate::config::VaeConfig;
 use crate::error::Result;
 use crate::ops::{
     Activation, Conv2d, GroupNorm, Linear, Mask, Moments, Padding, add, attention,
-    to_channels_first, to_channels_last, upsample_nearest,
+    to_channels_first, to_channels_last,
 };
 use crate::resnet::{Norm, ResnetBlock, ResnetShape};
 
@@ -302,7 +302,7 @@ impl Decoder {
             }
             if let Some(upsampler) = upsampler {
                 let (_, height, width, _) = x.dims4()?;
-                x = upsampler.forward(&upsample_nearest(&x, 2 * height, 2 * width)?)?;
+                x = upsampler.forward_upsampled(&x, [2 * height, 2 * width])?;
             }
         }
         x = norm(&self.conv_norm_out, self.conv_out.reads(), &x)?;

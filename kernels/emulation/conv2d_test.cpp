@@ -1,4 +1,4 @@
-// conv2d against f64, beside the plain path; and its sentinel.
+// conv2d against f64, beside the plain path.
 #include "../conv2d.cu"
 #include "convolutions.h"
 
@@ -14,7 +14,7 @@ template <class T> void convolution(const ConvShape &s, double amplitude) {
   run(text("conv2d %s %s amplitude %g", NAME<T>, s.text().c_str(), amplitude), [&](Complaints &complain) {
     Random random(s.rows() * 1009 + s.channels + s.outputs);
     const int k = s.kernel * s.kernel * s.channels, pixels = s.out_height() * s.out_width();
-    const auto x = random_normal<T>(random, size_t(s.batch) * s.height * s.width * s.channels, amplitude);
+    const auto x = random_normal<T>(random, s.values(), amplitude);
     const auto w = random_normal<T>(random, size_t(s.outputs) * k, 1 / sqrt(double(k)));
     Epilogue<T> e = random_epilogue<T>(random, s.rows(), s.outputs, s.which, false, 1);
     e.col_scales.clear();
@@ -23,20 +23,11 @@ template <class T> void convolution(const ConvShape &s, double amplitude) {
       e.image_bias = random_normal<T>(random, size_t(s.batch) * s.outputs);
     }
     auto out = unwritten<T>(size_t(e.m) * e.n);
-    std::vector<uint32_t> sentinel(2, 0);
-    Output output = e.output(out);
-    output.sentinel = sentinel.data();
-    const Conv2d p = s.parameters(x.data(), w.data(), output);
+    const Conv2d p = s.parameters(x.data(), w.data(), e.output(out));
     launch(ENTRIES, launch_conv2d(&p, DTYPE<T>, s.processors), p, s.which * 7919, complain);
 
-    uint32_t largest = 0, not_finite = 0;
-    for (T v : out)
-      if (std::isfinite(to_float(v)))
-        largest = std::max(largest, magnitude_bits(to_float(v)));
-      else
-        not_finite++;
-    if (sentinel[0] != largest || sentinel[1] != not_finite) complain("sentinel: %08x %u, not %08x %u", sentinel[0], sentinel[1], largest, not_finite);
-    if ((amplitude > 1000) != (not_finite > 0)) complain("%u values are not finite", not_finite);
+    const auto overflowed = std::count_if(out.begin(), out.end(), [](T v) { return std::isinf(to_float(v)); });
+    if ((amplitude > 1000) != (overflowed > 0)) complain("%d values are infinite", int(overflowed));
     if (amplitude > 1000) return;
     check_product(e, out, [&](int i, int j) {
       return convolve<double>(s, i, j, [&](size_t a, size_t b) { return wide(x[a]) * wide(w[b]); });
@@ -53,7 +44,7 @@ int main() {
   both({2, 5, 7, 8, 9, 3, 1, 1, 1, 0, 7, MANY_PROCESSORS});
   both({1, 5, 6, 4, 10, 3, 1, 1, 1, 0, 5, MANY_PROCESSORS});
   both({1, 6, 5, 3, 5, 3, 2, 0, 1, 0, 4, MANY_PROCESSORS});
-  both({1, 3, 4, 8, 6, 3, 1, 1, 1, 1, 4, MANY_PROCESSORS});
+  both({2, 6, 5, 8, 6, 3, 1, 1, 1, 1, 4, MANY_PROCESSORS});
   convolution<F16>({1, 4, 5, 8, 7, 3, 1, 1, 1, 0, 0, MANY_PROCESSORS}, 40000);
   if (!small_only) {
     both({1, 9, 13, 32, 130, 3, 1, 1, 1, 0, 7, FEW_PROCESSORS});
@@ -61,7 +52,7 @@ int main() {
     both({1, 5, 5, 512, 40, 3, 1, 1, 1, 0, 5, MANY_PROCESSORS});
     both({2, 6, 6, 64, 33, 1, 1, 0, 0, 0, 3, FEW_PROCESSORS});
     both({1, 9, 7, 24, 18, 3, 2, 0, 1, 0, 0, MANY_PROCESSORS});
-    both({1, 7, 5, 16, 70, 3, 1, 1, 1, 1, 2, FEW_PROCESSORS});
+    both({1, 13, 10, 16, 70, 3, 1, 1, 1, 1, 2, FEW_PROCESSORS});
     Random random(82);
     for (int i = 0; i < 5; i++) {
       const int kernel = random.integer(0, 2) ? 3 : 1;

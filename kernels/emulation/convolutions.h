@@ -10,8 +10,12 @@ struct ConvShape {
   int pad, pad_after;  // above and left; below and right
   int upsample, which, processors;
 
-  int out_height() const { return ((height << upsample) + pad + pad_after - kernel) / stride + 1; }
-  int out_width() const { return ((width << upsample) + pad + pad_after - kernel) / stride + 1; }
+  int out_height() const { return (height + pad + pad_after - kernel) / stride + 1; }
+  int out_width() const { return (width + pad + pad_after - kernel) / stride + 1; }
+  // Of what lies in memory: of an image read as doubled, half of what is read.
+  int stored_height() const { return upsample ? (height + 1) / 2 : height; }
+  int stored_width() const { return upsample ? (width + 1) / 2 : width; }
+  size_t values() const { return size_t(batch) * stored_height() * stored_width() * channels; }
   int rows() const { return batch * out_height() * out_width(); }
   std::string text() const {
     return test::text("batch %d %dx%d channels %d to %d kernel %d stride %d pad %d,%d%s tile %d operands %d", batch, height, width, channels, outputs, kernel, stride, pad, pad_after, upsample ? " doubled" : "", processors == 1 ? 128 : 64, which);
@@ -28,8 +32,9 @@ template <class Sum, class Value> Sum convolve(const ConvShape &s, int i, int j,
   for (int dy = 0; dy < s.kernel; dy++)
     for (int dx = 0; dx < s.kernel; dx++) {
       const int y = oy * s.stride + dy - s.pad, x = ox * s.stride + dx - s.pad;
-      if (y < 0 || x < 0 || y >= s.height << s.upsample || x >= s.width << s.upsample) continue;
-      const size_t pixel = (size_t(b) * s.height + (y >> s.upsample)) * s.width + (x >> s.upsample);
+      if (y < 0 || x < 0 || y >= s.height || x >= s.width) continue;
+      const int scale = s.upsample ? 2 : 1;
+      const size_t pixel = (size_t(b) * s.stored_height() + y / scale) * s.stored_width() + x / scale;
       const size_t tap = (size_t(j) * s.kernel + dy) * s.kernel + dx;
       for (int c = 0; c < s.channels; c++) sum += value(pixel * s.channels + c, tap * s.channels + c);
     }

@@ -1,4 +1,4 @@
-// channels_last, channels_first, upsample and concat: bit for bit.
+// channels_last, channels_first and concat: bit for bit.
 #include "../layout.cu"
 #include "harness.h"
 
@@ -6,7 +6,6 @@ using namespace test;
 
 static const Entries<Relayout> RELAYOUTS = {
     {"channels_last_f16", channels_last_f16}, {"channels_last_bf16", channels_last_bf16}, {"channels_first_f16", channels_first_f16}, {"channels_first_bf16", channels_first_bf16}};
-static const Entries<Upsample> UPSAMPLES = {{"upsample_f16", upsample_f16}, {"upsample_bf16", upsample_bf16}};
 static const Entries<Concat> CONCATS = {{"concat_f16", concat_f16}, {"concat_bf16", concat_bf16}};
 
 template <class T> void relayout_case(int batch, int channels, int pixels) {
@@ -33,27 +32,6 @@ template <class T> void relayout_case(int batch, int channels, int pixels) {
   });
 }
 
-// The source of output i is taken in float32, as torch takes it.
-template <class T> void upsample_case(int batch, int height, int width, int channels, int out_height, int out_width) {
-  run(text("upsample %s batch %d %dx%d to %dx%d channels %d", NAME<T>, batch, height, width, out_height, out_width, channels), [&](Complaints &complain) {
-    Random random(height * 1039 + out_width);
-    const auto x = random_normal<T>(random, size_t(batch) * height * width * channels);
-    const float down = float(height) / float(out_height), across = float(width) / float(out_width);
-    std::vector<T> want;
-    for (int b = 0; b < batch; b++)
-      for (int y = 0; y < out_height; y++)
-        for (int z = 0; z < out_width; z++)
-          for (int c = 0; c < channels; c++) {
-            const int row = std::min(int(float(y) * down), height - 1), column = std::min(int(float(z) * across), width - 1);
-            want.push_back(x[((size_t(b) * height + row) * width + column) * channels + c]);
-          }
-    auto out = unwritten<T>(want.size());
-    const Upsample p = {x.data(), out.data(), batch, height, width, channels, out_height, out_width, down, across};
-    launch(UPSAMPLES, launch_upsample(&p, DTYPE<T>), p, 3, complain);
-    same_bits("output", out, want, complain);
-  });
-}
-
 template <class T> void concat_case(int rows, int a_channels, int b_channels) {
   run(text("concat %s rows %d channels %d and %d", NAME<T>, rows, a_channels, b_channels), [&](Complaints &complain) {
     Random random(rows * 1049 + a_channels);
@@ -74,15 +52,11 @@ template <class T> void all() {
   relayout_case<T>(1, 1, 1);
   relayout_case<T>(2, 4, 35);
   relayout_case<T>(3, 9, 64);
-  upsample_case<T>(1, 1, 1, 8, 2, 2);
-  upsample_case<T>(2, 3, 5, 24, 6, 10);
-  upsample_case<T>(1, 3, 5, 16, 5, 13);
   concat_case<T>(1, 8, 8);
   concat_case<T>(7, 40, 24);
   if (small_only) return;
   relayout_case<T>(2, 4, 16384);
   relayout_case<T>(1, 3, 4099);
-  upsample_case<T>(2, 16, 16, 320, 32, 32);
   concat_case<T>(64, 1280, 640);
 }
 

@@ -16,7 +16,7 @@ template <class T> struct Epilogue {
 
   Output output(std::vector<T> &out) const {
     auto floats = [](const std::vector<float> &v) { return static_cast<const float *>(pointer(v)); };
-    return {floats(row_scales), floats(col_scales), floats(bias), pointer(image_bias), pointer(residual), out.data(), nullptr, m, n, rows_per_scale, rows_per_image};
+    return {floats(row_scales), floats(col_scales), floats(bias), pointer(image_bias), pointer(residual), out.data(), m, n, rows_per_scale, rows_per_image};
   }
 
   double row_scale(int i) const { return row_scales.empty() ? 1 : row_scales[i / rows_per_scale]; }

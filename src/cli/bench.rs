@@ -29,7 +29,7 @@ use crate::pipeline::{Pipeline, load_steps, schedule};
 use crate::request::Dtype;
 use crate::scheduler::SchedulerKind;
 
-use super::failure::say;
+use super::failure::{say, warn};
 use super::interrupt::Interrupt;
 use super::json_lines::JsonLines;
 use super::plot::Format;
@@ -64,7 +64,7 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
     let found = model::find(manifest, &args.model)?;
     let name = found.name().to_owned();
     let defaults = found.defaults()?;
-    let device = args.machine.device.open()?;
+    let device = args.machine.device.open(warn)?;
     device::check_cuda_graph(&device, args.cuda_graph)?;
     if args.cuda_graph && args.by.contains(&By::Op) {
         let text = "--by op cannot look into a CUDA graph: leave one of it and --cuda-graph out";
@@ -83,6 +83,8 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
         rayon::current_num_threads(),
         device::free_bytes(&device)?.unwrap_or(u64::MAX), // where nobody can tell, nothing is refused
     )?;
+    let workspaces = plans.iter().map(|plan| plan.forecast.workspace_bytes());
+    let workspace_bytes = workspaces.max().unwrap_or(0);
     let first = plans
         .first()
         .ok_or_else(|| Error::Request("no run: give --batch and --size".into()))?;
@@ -106,6 +108,7 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
     })?;
     let pipeline = pipeline
         .and_then(|pipeline| pipeline.with_cuda_graph(args.cuda_graph))
+        .and_then(|pipeline| pipeline.with_workspace(workspace_bytes))
         .with_context(|| format!("model `{name}`"))?;
     let expected = Expectation {
         forecast: &first.forecast,

@@ -47,7 +47,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if let Some(path) = &args.dump {
         output::check_dump(path, &paths, args.force)?;
     }
-    let device = args.device.open()?;
+    let device = args.device.open(warn)?;
     device::check_cuda_graph(&device, args.cuda_graph)?;
     let device_name = device::name(&device);
     if args.dtype.is_none() && receipt.is_none() {
@@ -67,7 +67,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if let Some((path, _, noise)) = &noise {
         noise.fits(path, &request, &vae)?;
     }
-    fit(&args, &checkpoint, &device, &mut request)?;
+    let workspace_bytes = fit(&args, &checkpoint, &device, &mut request)?;
     // The count may be another one now.
     output::paths(args.output.as_deref(), &request, args.force)?;
     let sampler = schedule(&checkpoint, &request)?.kind;
@@ -92,6 +92,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let pipeline = Pipeline::load(&checkpoint, request.precision, &device, &mut observers)
         .and_then(|pipeline| pipeline.with_cuda_graph(args.cuda_graph))
+        .and_then(|pipeline| pipeline.with_workspace(workspace_bytes))
         .with_context(|| format!("model `{}`", request.model))?;
     pipeline.prompt_cut(&request)?.iter().for_each(warn);
     let latents = noise.as_ref().map(|(_, _, noise)| noise.latents.clone());
@@ -137,10 +138,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 /// Images that `--count auto` makes where memory allows: below the least there is one at a time.
 const AUTO_COUNT: std::ops::RangeInclusive<usize> = 4..=64;
 
-/// Takes the count from free memory where `auto` was typed; refuses a run that memory cannot hold.
-fn fit(args: &Args, checkpoint: &Checkpoint, device: &Device, request: &mut Request) -> Result<()> {
+/// Takes the count from free memory where `auto` was typed; refuses a run that memory cannot hold. The bytes of its
+/// workspace; 0 where nobody can tell what is free.
+fn fit(
+    args: &Args,
+    checkpoint: &Checkpoint,
+    device: &Device,
+    request: &mut Request,
+) -> Result<u64> {
     let Some(free_bytes) = device::free_bytes(device)? else {
-        return Ok(());
+        return Ok(0);
     };
     let model = Model::of(checkpoint)?;
     let threads = rayon::current_num_threads();
@@ -152,8 +159,8 @@ fn fit(args: &Args, checkpoint: &Checkpoint, device: &Device, request: &mut Requ
         };
         request.validate()?;
     }
-    fitting(&model, request, threads, free_bytes)?;
-    Ok(())
+    let forecast = fitting(&model, request, threads, free_bytes)?;
+    Ok(forecast.workspace_bytes())
 }
 
 /// File, first row and noise of `--latents` or of the receipt; its rows set a count that was not

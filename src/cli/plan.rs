@@ -10,6 +10,7 @@ use crate::forecast::device::{Device, GPUS};
 use crate::forecast::{Forecast, Model, forecast, largest_batch, ways_out};
 use crate::request::{Dtype, Request};
 
+use super::failure::warn;
 use super::{model, models, stdout, threads};
 pub use args::Args;
 use args::{Batch, Place};
@@ -21,7 +22,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let manifest = models::manifest(args.weights.as_deref())?;
     let found = model::find(manifest, &args.model)?;
     let here = match args.device {
-        Place::Here(choice) => choice.open()?,
+        Place::Here(choice) => choice.open(warn)?,
         Place::Gpu(_) | Place::All => candle_core::Device::Cpu,
     };
     let mut request = args.request(found.name(), &found.defaults()?, precision(&here));

@@ -42,7 +42,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     check_files(args)?;
     let lines = JsonLines::begin(args.json.as_deref(), args.force)?;
     let prompts = prompts::read(args.prompts.as_deref(), args.count)?;
-    let device = args.machine.device.open()?;
+    let device = args.machine.device.open(warn)?;
     let precision = args.work.precision(&device);
     let models = Models::find(args, precision)?;
     if models.twin.checkpoint.is_synthetic() {

@@ -48,7 +48,6 @@ mirrored! {
         image_bias: Pointer,
         residual: Pointer,
         out: Pointer,
-        sentinel: Pointer,
         m: c_int,
         n: c_int,
         rows_per_scale: c_int,
@@ -157,20 +156,6 @@ mirrored! {
     /// Channels first or last.
     Relayout { x: Pointer, out: Pointer, batch: c_int, channels: c_int, pixels: c_int }
 
-    /// Enlargement to the nearest pixel.
-    Upsample {
-        x: Pointer,
-        out: Pointer,
-        batch: c_int,
-        height: c_int,
-        width: c_int,
-        channels: c_int,
-        out_height: c_int,
-        out_width: c_int,
-        down: f32,
-        across: f32,
-    }
-
     /// Channels side by side.
     Concat { a: Pointer, b: Pointer, out: Pointer, rows: c_int, a_channels: c_int, b_channels: c_int }
 
@@ -219,7 +204,7 @@ macro_rules! parameters {
 }
 
 parameters!(Gemm Conv2d Attention CrossAttention LayerNorm Rows Images GroupNorm Finite);
-parameters!(Sum Activation Relayout Upsample Concat ModelInput SamplerStep);
+parameters!(Sum Activation Relayout Concat ModelInput SamplerStep);
 
 impl Launch {
     /// The kernel's name, or what is wrong with the parameters.
@@ -238,7 +223,9 @@ impl Launch {
 // SAFETY: as launch.h declares them; each reads its parameters' own bytes only.
 unsafe extern "C" {
     pub safe fn launch_int8_gemm(p: &Gemm, dtype: Dtype, processors: c_int) -> Launch;
+    pub safe fn launch_int8_gemm_geglu(p: &Gemm, dtype: Dtype, processors: c_int) -> Launch;
     pub safe fn launch_w8a16_gemm(p: &Gemm, dtype: Dtype, processors: c_int) -> Launch;
+    pub safe fn launch_w8a16_gemm_geglu(p: &Gemm, dtype: Dtype, processors: c_int) -> Launch;
     pub safe fn launch_int8_conv2d(p: &Conv2d, dtype: Dtype, processors: c_int) -> Launch;
     pub safe fn launch_w8a16_conv2d(p: &Conv2d, dtype: Dtype, processors: c_int) -> Launch;
     pub safe fn launch_conv2d(p: &Conv2d, dtype: Dtype, processors: c_int) -> Launch;
@@ -258,7 +245,6 @@ unsafe extern "C" {
     pub safe fn launch_activation(p: &Activation, dtype: Dtype) -> Launch;
     pub safe fn launch_channels_last(p: &Relayout, dtype: Dtype) -> Launch;
     pub safe fn launch_channels_first(p: &Relayout, dtype: Dtype) -> Launch;
-    pub safe fn launch_upsample(p: &Upsample, dtype: Dtype) -> Launch;
     pub safe fn launch_concat(p: &Concat, dtype: Dtype) -> Launch;
     pub safe fn launch_model_input(p: &ModelInput) -> Launch;
     pub safe fn launch_sampler_step(p: &SamplerStep) -> Launch;
@@ -296,7 +282,6 @@ mod tests {
             Sum darkroom_layout_sum
             Activation darkroom_layout_activation
             Relayout darkroom_layout_relayout
-            Upsample darkroom_layout_upsample
             Concat darkroom_layout_concat
             ModelInput darkroom_layout_model_input
             SamplerStep darkroom_layout_sampler_step

@@ -7,8 +7,7 @@
 
 #define OF Output
 const size_t darkroom_layout_output[] = {sizeof(OF),   AT(row_scales), AT(col_scales), AT(bias), AT(image_bias), AT(residual),
-                                         AT(out),      AT(sentinel),   AT(m),          AT(n),    AT(rows_per_scale),
-                                         AT(rows_per_image)};
+                                         AT(out),      AT(m),          AT(n),          AT(rows_per_scale), AT(rows_per_image)};
 #undef OF
 #define OF Gemm
 const size_t darkroom_layout_gemm[] = {sizeof(OF), AT(a), AT(w), AT(k), AT(out)};
@@ -52,10 +51,6 @@ const size_t darkroom_layout_activation[] = {sizeof(OF), AT(x), AT(out), AT(coun
 #undef OF
 #define OF Relayout
 const size_t darkroom_layout_relayout[] = {sizeof(OF), AT(x), AT(out), AT(batch), AT(channels), AT(pixels)};
-#undef OF
-#define OF Upsample
-const size_t darkroom_layout_upsample[] = {sizeof(OF),   AT(x),          AT(out),       AT(batch), AT(height), AT(width),
-                                           AT(channels), AT(out_height), AT(out_width), AT(down),  AT(across)};
 #undef OF
 #define OF Concat
 const size_t darkroom_layout_concat[] = {sizeof(OF), AT(a), AT(b), AT(out), AT(rows), AT(a_channels), AT(b_channels)};

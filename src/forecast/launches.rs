@@ -31,6 +31,21 @@ pub fn linear(
     }
 }
 
+/// With GEGLU behind it: an int8 kernel has it inside, and gives floats to quantise where another would
+/// have given int8.
+pub fn linear_geglu(
+    read: (DType, Reads),
+    [inputs, channels]: [usize; 2],
+    int8: Option<Scheme>,
+    gives: Reads,
+) -> Launches {
+    let product = linear(read, inputs, true, int8)?;
+    match (int8, gives) {
+        (Some(_), Reads::Float) => Some(product),
+        _ => Some(product + rows(read.0, channels)?),
+    }
+}
+
 /// With a sum behind it: an int8 kernel has it inside.
 pub fn linear_add(
     read: (DType, Reads),
@@ -81,7 +96,7 @@ pub fn group_norm(dtype: DType, channels: usize, activation: Option<Activation>)
     in_half(dtype, 3).filter(|_| fits)
 }
 
-/// Layer norm, or GEGLU.
+/// Layer norm, GEGLU, or quantisation.
 pub fn rows(dtype: DType, channels: usize) -> Launches {
     in_half(dtype, 1).filter(|_| channels.is_multiple_of(8))
 }
@@ -106,9 +121,4 @@ pub fn relayout(from: DType, to: DType) -> Launches {
 pub fn concat(dtype: DType, channels: [usize; 2]) -> Launches {
     let one = channels.iter().all(|channels| channels.is_multiple_of(8));
     in_half(dtype, if one { 1 } else { 2 })
-}
-
-/// One copy, or a look-up for each edge.
-pub fn upsample(dtype: DType, channels: usize) -> Launches {
-    in_half(dtype, if channels.is_multiple_of(8) { 1 } else { 2 })
 }

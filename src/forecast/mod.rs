@@ -101,6 +101,13 @@ impl Forecast {
         highest.expect("loading is always one")
     }
 
+    /// The most that a stage holds besides the weights.
+    pub fn workspace_bytes(&self) -> u64 {
+        let stages = self.stages.iter().map(|stage| stage.memory);
+        let held = stages.map(|memory| memory.peak.saturating_sub(memory.resident));
+        held.max().unwrap_or(0)
+    }
+
     /// Values of all weights.
     pub fn parameters(&self) -> u64 {
         self.components.iter().map(|part| part.parameters).sum()

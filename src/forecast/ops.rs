@@ -102,6 +102,11 @@ impl Conv {
         sum(&y, &added())
     }
 
+    /// The convolution of the image enlarged to a size, which a GPU's kernel reads as if it were.
+    pub fn forward_upsampled(self, image: &Tensor, [height, width]: [usize; 2]) -> Tensor {
+        self.forward(&upsample_nearest(image, height, width))
+    }
+
     /// image [B, H, W, in] → [B, H', W', out].
     pub fn forward(self, image: &Tensor) -> Tensor {
         let [batch, height, width, inputs] = image.sizes();
@@ -246,11 +251,19 @@ pub fn layer_norm(reads: Reads, x: &Tensor) -> Tensor {
     x.heap().run_for(reads, work, workspace, x, channels)
 }
 
-/// x [.., 2C] → [.., C], given as `reads` says.
-pub fn geglu(reads: Reads, x: &Tensor) -> Tensor {
+/// x [.., in] → [.., 2C], with a bias → GEGLU, [.., C], given as `reads` says.
+pub fn linear_geglu(int8: Option<Scheme>, x: Tensor, channels: usize, reads: Reads) -> Tensor {
+    let sizes = [x.width(), channels];
+    let kernels = launches::linear_geglu((x.dtype(), x.reads()), sizes, int8, reads);
+    x.heap().launch(kernels);
+    let gated = product(int8, &x, 2 * channels, true);
+    drop(x);
+    geglu(reads, &gated)
+}
+
+fn geglu(reads: Reads, x: &Tensor) -> Tensor {
     let (rows, channels) = (x.count() / x.width(), x.width() / 2);
     let work = work::geglu(rows, channels, x.value_bytes());
-    x.heap().launch(launches::rows(x.dtype(), channels));
     let threads = x.heap().threads();
     let workspace = workspace::geglu((x.dtype(), reads), rows, channels, threads);
     x.heap().run_for(reads, work, workspace, x, channels)
@@ -331,12 +344,10 @@ pub fn concat_channels(a: &Tensor, b: &Tensor) -> Tensor {
         .run(work::moved(values, values), 0, dims, a.dtype())
 }
 
-/// image [B, H, W, C] → [B, height, width, C].
+/// image [B, H, W, C] → [B, height, width, C]. Only what is tiled does it by kernels of its own, which
+/// are not counted.
 pub fn upsample_nearest(image: &Tensor, height: usize, width: usize) -> Tensor {
     let [batch, _, _, channels] = image.sizes();
-    image
-        .heap()
-        .launch(launches::upsample(image.dtype(), channels));
     let dims = vec![batch, height, width, channels];
     let (read, written) = (image.count(), dims.iter().product());
     let bytes = image.value_bytes();

@@ -8,9 +8,8 @@ use super::heap::{Heap, Tensor};
 use super::loader::Loader;
 use super::model::Int8;
 use super::ops::{
-    Conv, Statistics, activation, add, attention, concat_channels, cross_attention, geglu,
-    group_norm, layer_norm, linear_add, linear_in, to_channels_first, to_channels_last,
-    upsample_nearest,
+    Conv, Statistics, activation, add, attention, concat_channels, cross_attention, group_norm,
+    layer_norm, linear_add, linear_geglu, linear_in, to_channels_first, to_channels_last,
 };
 use super::resnet;
 use crate::config::{LevelConfig, TransformerConfig, UnetConfig};
@@ -360,7 +359,7 @@ impl Forward<'_> {
         if let (false, Some(next)) = (last, skips.last()) {
             let [_, height, width, _] = next.sizes();
             let conv = Conv::same(level.channels, 3).kept_in(self.int8.of("upsamplers.0.conv"));
-            x = conv.forward(&upsample_nearest(&x, height, width));
+            x = conv.forward_upsampled(&x, [height, width]);
         }
         x
     }
@@ -420,7 +419,7 @@ fn block(x: &Tensor, heads: usize, int8: &Int8, (keys, values): &(Tensor, Tensor
         let mixed = cross_attention(int8.of(CROSS.to_q), &normed, keys, values, heads);
         linear_add(int8.of(CROSS.to_out), mixed, &x)
     };
-    let inner = project(&layer_norm(int8.reads(FF_IN), &x), 8 * c, true, FF_IN); // [B, H·W, 8C]
-    let inner = geglu(int8.reads(FF_OUT), &inner); // [B, H·W, 4C]
+    let normed = layer_norm(int8.reads(FF_IN), &x);
+    let inner = linear_geglu(int8.of(FF_IN), normed, 4 * c, int8.reads(FF_OUT)); // [B, H·W, 4C]
     linear_add(int8.of(FF_OUT), inner, &x)
 }

@@ -201,8 +201,7 @@ impl Vae<'_> {
             }
             if i + 1 < channels.len() {
                 let [_, height, width, _] = x.sizes();
-                let enlarged = upsample_nearest(&x, 2 * height, 2 * width);
-                x = Conv::same(outputs, 3).forward(&enlarged);
+                x = Conv::same(outputs, 3).forward_upsampled(&x, [2 * height, 2 * width]);
             }
         }
         x = self.norm(&x, Some(Activation::Silu), statistics);

@@ -16,7 +16,7 @@ use super::cuda::Added;
 use super::int8::{Int8Weights, Quantised, Reads, SCALE_BYTES, Scheme, product, result_dtype};
 use super::probe::{self, Layer};
 use super::weight::{Weight, for_kernels, load_weight, outputs_last};
-use super::{add, add_by_image, work};
+use super::{add, add_by_image, upsample_nearest, work};
 use crate::measure::op::{self, Work};
 
 /// Zeros put around an image before a convolution, in pixels.
@@ -191,6 +191,23 @@ impl Conv2d {
         add(&residual()?, &out)
     }
 
+    /// [`Conv2d::forward`] of the image enlarged to a height and width ([`upsample_nearest`]); where a GPU's
+    /// kernel reads a pixel twice each way, the larger image never exists.
+    pub fn forward_upsampled(&self, image: &Tensor, size: [usize; 2]) -> Result<Tensor> {
+        let [height, width] = size;
+        #[cfg(feature = "cuda")]
+        if image.device().is_cuda() && !probe::watched() {
+            let (batch, from_height, from_width, _) = image.dims4()?;
+            let dtype = self.result_dtype(image);
+            let from = [from_height, from_width];
+            if super::cuda::conv2d_upsamples(self.shape, dtype, from, size) {
+                let work = || self.work_on((batch, from, size), image);
+                return op::run(work, || self.on_gpu(image, Some(size), Added::default()));
+            }
+        }
+        self.forward(&upsample_nearest(image, height, width)?)
+    }
+
     #[cfg(feature = "cuda")]
     fn adds(&self, image: &Tensor) -> bool {
         let dtype = self.result_dtype(image);
@@ -208,19 +225,33 @@ impl Conv2d {
             let results = product.written_bytes as usize / bytes;
             product.adding(work::add(results, values, bytes))
         };
-        op::run(work, || self.on_gpu(image, added))
+        op::run(work, || self.on_gpu(image, None, added))
     }
 
     #[cfg(feature = "cuda")]
-    fn on_gpu(&self, image: &Tensor, added: Added) -> Result<Tensor> {
-        let kind = (self.result_dtype(image), added);
-        super::cuda::conv2d(image, &self.weight, &self.bias, self.shape, kind)
+    fn on_gpu(
+        &self,
+        image: &Tensor,
+        upsampled: Option<[usize; 2]>,
+        added: Added,
+    ) -> Result<Tensor> {
+        let (shape, kind) = ((self.shape, upsampled), (self.result_dtype(image), added));
+        super::cuda::conv2d(image, &self.weight, &self.bias, shape, kind)
     }
 
     /// What it has to do for images of these sizes.
     fn work(
         &self,
         (batch, height, width, _): (usize, usize, usize, usize),
+        image: &Tensor,
+    ) -> Work {
+        self.work_on((batch, [height, width], [height, width]), image)
+    }
+
+    /// The same for images that are read as if they were enlarged from one size to another.
+    fn work_on(
+        &self,
+        (batch, stored, [height, width]): (usize, [usize; 2], [usize; 2]),
         image: &Tensor,
     ) -> Work {
         let ConvShape {
@@ -231,7 +262,7 @@ impl Conv2d {
             padding,
         } = self.shape;
         let [out_height, out_width] = out_size(height, width, kernel, stride, padding);
-        let pixels = batch * height * width;
+        let pixels = batch * stored[0] * stored[1];
         let bytes = self.result_dtype(image).size_in_bytes();
         let work = work::conv2d(
             (pixels, batch * out_height * out_width),
@@ -253,7 +284,7 @@ impl Conv2d {
         op::run(work, || {
             #[cfg(feature = "cuda")]
             if image.device().is_cuda() {
-                return self.on_gpu(image, Default::default());
+                return self.on_gpu(image, None, Default::default());
             }
             let image = image.contiguous()?;
             match &self.weight {

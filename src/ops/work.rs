@@ -67,6 +67,15 @@ impl Work {
         self
     }
 
+    /// A product whose kernel does `geglu` too, for which its result is neither written nor read.
+    #[cfg_attr(not(feature = "cuda"), cfg(test))]
+    pub(crate) fn gating(mut self, geglu: Work) -> Self {
+        self.other_flops += geglu.other_flops;
+        self.read_bytes += geglu.read_bytes - self.written_bytes;
+        self.written_bytes = geglu.written_bytes;
+        self
+    }
+
     /// The same where the result, [rows, width] of `bytes` each, is given as `reads` says.
     pub(crate) fn writing(mut self, reads: Reads, rows: usize, width: usize, bytes: usize) -> Self {
         if reads == Reads::Int8 {
@@ -311,6 +320,9 @@ mod tests {
         // Two rows of three by five outputs, and one row of five added to both.
         let sum = linear(2, 3, 5, true, 4, None).adding(add(10, 5, 4));
         assert_eq!(counts(&sum), [30, 20, 104 + 20, 40]);
+        // Three rows of four sums, of which two values each are written.
+        let gated = linear(3, 2, 4, true, 4, None).gating(geglu(3, 2, 4));
+        assert_eq!(counts(&gated), [24, 12 + 36, 72, 24]);
         assert_eq!(counts(&moved((6, 2), (6, 4))), [0, 0, 12, 24]);
     }
 }

@@ -16,7 +16,7 @@ use crate::config::{LevelConfig, TransformerConfig, UnetConfig};
 use crate::error::Result;
 use crate::ops::{
     Activation, Conv2d, GroupNorm, Padding, add_to_each, concat_channels, to_channels_first,
-    to_channels_last, upsample_nearest,
+    to_channels_last,
 };
 use crate::resnet::{ResnetBlock, ResnetShape};
 use attention::KeyValues;
@@ -423,7 +423,7 @@ impl UpBlock {
         }
         if let (Some(upsampler), Some(next)) = (&self.upsampler, skips.last()) {
             let (_, height, width, _) = next.dims4()?;
-            x = upsampler.forward(&upsample_nearest(&x, height, width)?)?;
+            x = upsampler.forward_upsampled(&x, [height, width])?;
         }
         Ok(x)
     }

@@ -7,7 +7,7 @@ use super::Contexts;
 use super::attention::{Attention, KeyValues};
 use crate::config::{TransformerConfig, UnetConfig};
 use crate::error::Result;
-use crate::ops::{Conv2d, GroupNorm, LayerNorm, Linear, Reads, geglu};
+use crate::ops::{Conv2d, GroupNorm, LayerNorm, Linear, Reads};
 
 /// Eps of the transformer's group norm and of its blocks' layer norms; neither is in the config.
 const GROUP_NORM_EPS: f64 = 1e-6;
@@ -157,9 +157,8 @@ impl TransformerBlock {
         };
         let inner = {
             let normed = self.norm3.forward_for(self.ff_in.reads(), &x)?;
-            self.ff_in.forward(&normed)? // [B, H·W, 8C]
+            self.ff_in.forward_geglu(self.ff_out.reads(), normed)? // [B, H·W, 4C]
         };
-        let inner = geglu(self.ff_out.reads(), &inner)?; // [B, H·W, 4C]
         Ok(self.ff_out.forward_add(inner, &x)?)
     }
 }

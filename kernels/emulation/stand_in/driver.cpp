@@ -109,7 +109,7 @@ struct Device {
 
   std::mutex mutex;
   std::map<Address, size_t> allocations;
-  size_t used = 0, most_used = 0;
+  size_t used = 0, most_used = 0, reserved = 0;  // of the pool; it keeps what is freed, and packs without gaps
   std::map<std::string, long> launches;
   long copies = 0, graph_launches = 0, graph_kernels = 0;
   std::set<Address> of_graphs;  // that are gone, and their memory is not
@@ -194,6 +194,7 @@ struct Device {
     allocations[*to] = bytes;
     used += bytes;
     most_used = std::max(most_used, used);
+    reserved = std::max(reserved, used);
     return SUCCESS;
   }
   static void check_fences(Address from, size_t bytes) {
@@ -535,8 +536,12 @@ CALL cuDeviceGetDefaultMemPool(Handle *pool, int) {
   *pool = &something;
   return SUCCESS;
 }
-CALL cuMemPoolTrimTo(Handle, size_t) { return SUCCESS; }
-enum PoolAttribute { RELEASE_THRESHOLD = 4, RESERVED_HIGH = 6, USED = 7, USED_HIGH = 8 };
+CALL cuMemPoolTrimTo(Handle, size_t keep) {
+  std::lock_guard lock(device.mutex);
+  device.reserved = std::min(device.reserved, std::max(device.used, keep));
+  return SUCCESS;
+}
+enum PoolAttribute { RELEASE_THRESHOLD = 4, RESERVED = 5, RESERVED_HIGH = 6, USED = 7, USED_HIGH = 8 };
 CALL cuMemPoolSetAttribute(Handle, int attribute, void *) {
   std::lock_guard lock(device.mutex);
   if (attribute == USED_HIGH) device.most_used = device.used;
@@ -544,8 +549,8 @@ CALL cuMemPoolSetAttribute(Handle, int attribute, void *) {
 }
 CALL cuMemPoolGetAttribute(Handle, int attribute, void *value) {
   std::lock_guard lock(device.mutex);
-  if (attribute != USED && attribute != USED_HIGH) return INVALID_VALUE;
-  const uint64_t bytes = attribute == USED ? device.used : device.most_used;
+  if (attribute != USED && attribute != USED_HIGH && attribute != RESERVED) return INVALID_VALUE;
+  const uint64_t bytes = attribute == USED ? device.used : attribute == RESERVED ? device.reserved : device.most_used;
   memcpy(value, &bytes, sizeof bytes);
   return SUCCESS;
 }

@@ -20,16 +20,29 @@ pub fn conv2d_adds(weight: &Weight, shape: ConvShape, dtype: DType) -> bool {
     }
 }
 
+/// Up to this edge, torch's ratio in float32 makes an image's double, less perhaps its last row, what
+/// its kernel reads: pixel i is pixel ⌊i/2⌋.
+const DOUBLED_EDGE: usize = 4188;
+
+/// Whether the convolution's kernel reads an image [`from`] as enlarged to the size `to`
+/// ([`crate::ops::upsample_nearest`]).
+pub fn conv2d_upsamples(shape: ConvShape, dtype: DType, from: [usize; 2], to: [usize; 2]) -> bool {
+    let doubled = |(from, to): (usize, usize)| from == to.div_ceil(2) && to <= DOUBLED_EDGE;
+    half_of(dtype).is_some() && !pointwise(shape) && from.into_iter().zip(to).all(doubled)
+}
+
 /// image [B, H, W, in], of floats or in int8 → [B, H', W', out] of `result`, with what is `added`
-/// ([`conv2d_adds`]); a weight is [out, kernel, kernel, in].
+/// ([`conv2d_adds`]); a weight is [out, kernel, kernel, in]. The image may be `upsampled` to a size
+/// ([`conv2d_upsamples`]).
 pub fn conv2d(
     image: &Tensor,
     weight: &Weight,
     bias: &Tensor,
-    shape: ConvShape,
+    (shape, upsampled): (ConvShape, Option<[usize; 2]>),
     (result, added): (DType, Added),
 ) -> Result<Tensor> {
     let (_, height, width, channels) = image.dims4()?;
+    let [height, width] = upsampled.unwrap_or([height, width]);
     let ConvShape {
         kernel,
         inputs,
@@ -61,6 +74,9 @@ pub fn conv2d(
     };
     let Some(dtype) = half_of(result) else {
         added.nothing()?;
+        if upsampled.is_some() {
+            candle_core::bail!("no kernel enlarges what this convolution reads")
+        }
         return match weight_scales {
             None => by_candle(image, values, bias, shape),
             Some(scales) => by_candle(image, &widened(values, scales, result)?, bias, shape),
@@ -76,7 +92,13 @@ pub fn conv2d(
         weight: values,
         weight_scales,
     };
-    launched(image, factors, bias, shape, (result, dtype, added))
+    launched(
+        image,
+        factors,
+        bias,
+        (shape, upsampled),
+        (result, dtype, added),
+    )
 }
 
 /// Whether it is a product over pixels and nothing more.
@@ -96,10 +118,11 @@ fn launched(
     image: &Tensor,
     factors: Factors,
     bias: &Tensor,
-    shape: ConvShape,
+    (shape, upsampled): (ConvShape, Option<[usize; 2]>),
     (result, dtype, added): (DType, Dtype, Added),
 ) -> Result<Tensor> {
     let (batch, height, width, _) = image.dims4()?;
+    let [height, width] = upsampled.unwrap_or([height, width]);
     let ConvShape {
         kernel,
         inputs,
@@ -125,7 +148,7 @@ fn launched(
         pad_left: int(padding.left)?,
         out_height: int(out_height)?,
         out_width: int(out_width)?,
-        upsample: 0,
+        upsample: upsampled.is_some().into(),
         out: Output {
             row_scales: image_scales,
             col_scales: pointer_or_null(factors.weight_scales)?,
@@ -143,8 +166,8 @@ fn launched(
         (_, Some(_)) => launch::launch_w8a16_conv2d(&parameters, dtype, processors),
         (_, None) => launch::launch_conv2d(&parameters, dtype, processors),
     };
-    // SAFETY: batch × height × width × channels values, outputs × kernel² × channels weights, a result
-    // for each output pixel and channel; bias and scales of as many values; what is added is as large as
+    // SAFETY: batch × height × width × channels values (half of each edge where they are read as doubled,
+    // `conv2d_upsamples`), outputs × kernel² × channels weights, a result for each output pixel and channel; bias and scales of as many values; what is added is as large as
     // `Added::dense` has it.
     unsafe { crate::cuda::launch(device, &parameters, plan) }?;
     Ok(out)

@@ -173,12 +173,54 @@ pub fn linear(
     result: DType,
     added: Added,
 ) -> Result<Tensor> {
+    product(x, weight, bias, result, Behind::Sum(added))
+}
+
+/// GEGLU of the same: [.., out / 2], by the kernel that multiplies. The weight stays as a checkpoint has
+/// it, values' rows before gates': the kernel takes eight of each in turn as it reads them.
+pub fn linear_geglu(
+    x: &Tensor,
+    weight: &Int8OnGpu,
+    bias: Option<&Tensor>,
+    result: DType,
+) -> Result<Tensor> {
+    product(x, weight, bias, result, Behind::Geglu)
+}
+
+/// What a product's kernel does to its sums before it rounds them.
+enum Behind {
+    Sum(Added),
+    Geglu,
+}
+
+impl Behind {
+    /// Fails where no kernel does it.
+    fn nothing(&self) -> Result<()> {
+        match self {
+            Self::Sum(added) => added.nothing(),
+            Self::Geglu => candle_core::bail!("no kernel does GEGLU behind this product"),
+        }
+    }
+}
+
+fn product(
+    x: &Tensor,
+    weight: &Int8OnGpu,
+    bias: Option<&Tensor>,
+    result: DType,
+    behind: Behind,
+) -> Result<Tensor> {
     let Int8OnGpu {
         scheme,
         values,
         scales,
     } = weight;
-    let (inputs, outputs) = (weight.inputs(), scales.elem_count());
+    let (inputs, columns) = (weight.inputs(), scales.elem_count());
+    let outputs = match behind {
+        Behind::Sum(_) => columns,
+        Behind::Geglu if columns.is_multiple_of(2) => columns / 2,
+        Behind::Geglu => candle_core::bail!("geglu halves a layer of {columns} outputs"),
+    };
     let int8 = x.dtype() == DType::U8;
     let width = inputs + if int8 { SCALE_BYTES } else { 0 };
     let mut dims = x.dims().to_vec();
@@ -191,8 +233,8 @@ pub fn linear(
     let dtype = match half_of(result) {
         Some(dtype) if weight.has_kernel() && rows > 0 => dtype,
         _ => {
+            behind.nothing()?;
             let weight = widened(values, scales, result)?.reshape((outputs, inputs))?;
-            added.nothing()?;
             return float(&floats()?, &weight, bias)?.reshape(dims);
         }
     };
@@ -202,7 +244,10 @@ pub fn linear(
         Scheme::W8A16 => Activations::Float(dense(&floats()?)?),
     };
     let out = empty(dims, result, x)?;
-    let added = added.dense(&out)?;
+    let (added, geglu) = match behind {
+        Behind::Sum(added) => (added.dense(&out)?, false),
+        Behind::Geglu => (Added::default(), true),
+    };
     let bias = bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?;
     let (row_scales, rows_per_scale) = a.scales()?;
     let parameters = Gemm {
@@ -221,12 +266,14 @@ pub fn linear(
     };
     let device = device(x)?;
     let processors = Kernels::of(device)?.processors();
-    let plan = match scheme {
-        Scheme::W8A8 => launch::launch_int8_gemm(&parameters, dtype, processors),
-        Scheme::W8A16 => launch::launch_w8a16_gemm(&parameters, dtype, processors),
-    };
-    // SAFETY: rows × inputs activations, outputs × inputs weights, rows × outputs results; scales and
-    // bias of as many values, a scale of activations for each row or image; what is added is as large
+    let plan = match (scheme, geglu) {
+        (Scheme::W8A8, false) => launch::launch_int8_gemm,
+        (Scheme::W8A8, true) => launch::launch_int8_gemm_geglu,
+        (Scheme::W8A16, false) => launch::launch_w8a16_gemm,
+        (Scheme::W8A16, true) => launch::launch_w8a16_gemm_geglu,
+    }(&parameters, dtype, processors);
+    // SAFETY: rows × inputs activations, columns × inputs weights, rows × outputs results; scales and
+    // bias of `columns` values, a scale of activations for each row or image; what is added is as large
     // as `Added::dense` has it.
     unsafe { crate::cuda::launch(device, &parameters, plan) }?;
     Ok(out)
@@ -302,7 +349,6 @@ impl Added {
             image_bias: pointer_or_null(self.by_image.as_ref())?,
             residual: pointer_or_null(self.residual.as_ref())?,
             out: pointer(out)?,
-            sentinel: none,
             m: 0,
             n: 0,
             rows_per_scale: 1,

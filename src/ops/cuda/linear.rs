@@ -30,7 +30,7 @@ pub fn linear(
     float(&rows, weight, bias)?.reshape(dims)
 }
 
-/// Whether the layer's kernel adds to its product: cuBLAS' does not.
+/// Whether the layer's kernel adds to its product, or does GEGLU behind it: cuBLAS' does not.
 pub fn linear_adds(weight: &Weight, dtype: DType) -> bool {
     matches!(weight, Weight::Int8OnGpu(weight) if weight.has_kernel()) && half_of(dtype).is_some()
 }

@@ -13,8 +13,8 @@ mod pointwise;
 mod sampler;
 
 pub use attention::{attention, cross_attention, has_cross_attention};
-pub use conv2d::{conv2d, conv2d_adds};
-pub use int8::Added;
+pub use conv2d::{conv2d, conv2d_adds, conv2d_upsamples};
+pub use int8::{Added, linear_geglu};
 pub use linear::{linear, linear_adds};
 pub use movement::{
     concat_channels, inputs_last, to_channels_first, to_channels_last, upsample_nearest,

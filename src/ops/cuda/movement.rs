@@ -78,37 +78,16 @@ pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 
 /// image [B, H, W, C] → [B, height, width, C], each pixel the one at floor(i · H / height).
 pub fn upsample_nearest(image: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-    let (batch, in_height, in_width, channels) = image.dims4()?;
+    let (_, in_height, in_width, _) = image.dims4()?;
     // torch takes the ratio in float32.
-    let ratio = |input: usize, output: usize| input as f32 / output as f32;
-    let (down, across) = (ratio(in_height, height), ratio(in_width, width));
-    if let Some(dtype) = half(image).filter(|_| in_eights(channels)) {
-        let image = dense(image)?;
-        let out = empty((batch, height, width, channels), image.dtype(), &image)?;
-        let parameters = launch::Upsample {
-            x: pointer(&image)?,
-            out: pointer(&out)?,
-            batch: int(batch)?,
-            height: int(in_height)?,
-            width: int(in_width)?,
-            channels: int(channels)?,
-            out_height: int(height)?,
-            out_width: int(width)?,
-            down,
-            across,
-        };
-        let plan = launch::launch_upsample(&parameters, dtype);
-        // SAFETY: batch × in_height × in_width × channels values in, batch × height × width × channels out.
-        unsafe { crate::cuda::launch(device(&image)?, &parameters, plan) }?;
-        return Ok(out);
-    }
-    let sources = |input: usize, output: usize, ratio: f32| {
+    let sources = |input: usize, output: usize| {
+        let ratio = input as f32 / output as f32;
         let at = (0..output).map(|i| ((i as f32 * ratio) as usize).min(input - 1) as u32);
         Tensor::from_iter(at, image.device())
     };
     image
-        .index_select(&sources(in_height, height, down)?, 1)?
-        .index_select(&sources(in_width, width, across)?, 2)
+        .index_select(&sources(in_height, height)?, 1)?
+        .index_select(&sources(in_width, width)?, 2)
 }
 
 /// A checkpoint's weight [out, in, ..kernel] with its inputs side by side: [out, ..kernel, in].
