@@ -24,7 +24,7 @@ pub fn conv2d_adds(weight: &Weight, shape: ConvShape, dtype: DType) -> bool {
 /// its kernel reads: pixel i is pixel ⌊i/2⌋.
 const DOUBLED_EDGE: usize = 4188;
 
-/// Whether the convolution's kernel reads an image [`from`] as enlarged to the size `to`
+/// Whether the convolution's kernel reads an image of the size `from` as enlarged to `to`
 /// ([`crate::ops::upsample_nearest`]).
 pub fn conv2d_upsamples(shape: ConvShape, dtype: DType, from: [usize; 2], to: [usize; 2]) -> bool {
     let doubled = |(from, to): (usize, usize)| from == to.div_ceil(2) && to <= DOUBLED_EDGE;
