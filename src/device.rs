@@ -52,13 +52,13 @@ impl fmt::Display for DeviceChoice {
 impl DeviceChoice {
     /// Opens the device. `auto` takes the first GPU if it can be used, else the CPU, and in a build for GPUs tells
     /// `warn` why.
-    pub fn open(self, warn: impl FnOnce(&Error)) -> Result<Device> {
+    pub fn open(self, warn: impl FnOnce(Error)) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(ordinal) => open_cuda(ordinal),
             Self::Auto => Ok(open_cuda(0).unwrap_or_else(|error| {
                 if cfg!(feature = "cuda") {
-                    warn(&error);
+                    warn(error);
                 }
                 Device::Cpu
             })),

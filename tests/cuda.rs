@@ -43,7 +43,9 @@ const TYPES: [DType; 3] = [DType::F16, DType::BF16, DType::F32];
 static WATCHED: RwLock<()> = RwLock::new(());
 
 fn gpu() -> Device {
-    DeviceChoice::Cuda(0).open().expect("a device to test on")
+    DeviceChoice::Cuda(0)
+        .open(|_| ())
+        .expect("a device to test on")
 }
 
 /// Normal noise that `dtype` can hold, as float32.

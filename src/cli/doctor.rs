@@ -114,7 +114,9 @@ fn report(args: &Args) -> anyhow::Result<Report> {
 }
 
 fn state(choice: DeviceChoice) -> DeviceState {
-    let opened = choice.open().and_then(|device| device::driver(&device));
+    let opened = choice
+        .open(|_| ())
+        .and_then(|device| device::driver(&device));
     let (name, problem) = match opened {
         Ok(name) => (name, None),
         // The table names the device.
@@ -130,7 +132,7 @@ fn state(choice: DeviceChoice) -> DeviceState {
 }
 
 fn places() -> Vec<StagePlace> {
-    let (auto, precision) = match DeviceChoice::Auto.open() {
+    let (auto, precision) = match DeviceChoice::Auto.open(|_| ()) {
         Ok(device) => (device::name(&device), device::precision(&device)),
         Err(error) => (error.to_string(), Precision::default()),
     };
