@@ -5,6 +5,7 @@
     python evaluate.py DATA MODEL --name real --control real  # what the measure says of real pictures
     python evaluate.py DATA MODEL --name noise --control noise
     python evaluate.py DATA MODEL --name w8a8 --samples 200 --darkroom PROGRAM --options="--quant w8a8"
+    python evaluate.py DATA MODEL --name later --concepts later.txt   # of concepts that no weights before had seen
 
 Every icon (concept × style) is asked for on up to three backgrounds that it was trained on and on the held-out
 ones of its concept (split.py), with two seeds each, in random order: SIGTERM ends it early with what it has, a random
@@ -130,6 +131,7 @@ def main():
     parser.add_argument("--control", choices=("real", "noise"))
     parser.add_argument("--darkroom", type=Path, metavar="PROGRAM", help="draws by it, not by diffusers")
     parser.add_argument("--options", default="", help="of `darkroom generate`")
+    parser.add_argument("--concepts", type=Path, metavar="FILE", help="asks for these only, one a line")
     parser.add_argument("--samples", type=int, help="so many, not all")
     parser.add_argument("--seed", type=int, default=0, help="of their order")
     parser.add_argument("--diversity", type=int, help="concepts asked for without a style; by default one per 16 cases")
@@ -143,6 +145,9 @@ def main():
     drawer = Engine(args.darkroom, args.model, args.options.split()) if args.darkroom else Drawer(args.model)
     gallery, started = Gallery(icons), time.monotonic()
     everything = all_cases(icons)
+    if args.concepts:
+        asked_for = set(args.concepts.read_text(encoding="utf-8").split("\n"))
+        everything = [case for case in everything if icons.names[case[0]] in asked_for]
     random.Random(args.seed).shuffle(everything)
     cases = everything[: args.samples]
     stop = checkpoint.Stop()

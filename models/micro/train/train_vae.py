@@ -38,7 +38,7 @@ def batch(icons, size, step):
     return to_tensor(pictures)
 
 
-def unseen(icons, count=32):
+def unseen(icons, count=256):
     """Compositions of held-out pairs, always the same."""
     rng = random.Random("vae validation")
     pairs = [(i, b) for i in range(len(icons)) for b in held_out_backgrounds(icons.names[i], BACKGROUNDS)]
