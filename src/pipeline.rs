@@ -113,15 +113,13 @@ impl Pipeline {
     }
 
     /// Sets `bytes` of a GPU's memory aside, once, for all that runs need besides the weights
-    /// ([`Forecast::workspace_bytes`](crate::forecast::Forecast::workspace_bytes)). A CUDA graph has a workspace of its own.
-    ///
-    /// # Errors
-    /// The GPU has not so much in one piece.
-    pub fn with_workspace(self, bytes: u64) -> Result<Self> {
+    /// ([`Forecast::workspace_bytes`](crate::forecast::Forecast::workspace_bytes)), if it has so much in one piece. A CUDA
+    /// graph has a workspace of its own.
+    pub fn with_workspace(self, bytes: u64) -> Self {
         if !self.cuda_graph {
-            set_aside(&self.device, bytes)?;
+            set_aside(&self.device, bytes);
         }
-        Ok(self)
+        self
     }
 
     /// Makes the request's images.

@@ -108,7 +108,7 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
     })?;
     let pipeline = pipeline
         .and_then(|pipeline| pipeline.with_cuda_graph(args.cuda_graph))
-        .and_then(|pipeline| pipeline.with_workspace(workspace_bytes))
+        .map(|pipeline| pipeline.with_workspace(workspace_bytes))
         .with_context(|| format!("model `{name}`"))?;
     let expected = Expectation {
         forecast: &first.forecast,

@@ -92,7 +92,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let pipeline = Pipeline::load(&checkpoint, request.precision, &device, &mut observers)
         .and_then(|pipeline| pipeline.with_cuda_graph(args.cuda_graph))
-        .and_then(|pipeline| pipeline.with_workspace(workspace_bytes))
+        .map(|pipeline| pipeline.with_workspace(workspace_bytes))
         .with_context(|| format!("model `{}`", request.model))?;
     pipeline.prompt_cut(&request)?.iter().for_each(warn);
     let latents = noise.as_ref().map(|(_, _, noise)| noise.latents.clone());

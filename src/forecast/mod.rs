@@ -101,10 +101,13 @@ impl Forecast {
         highest.expect("loading is always one")
     }
 
-    /// The most that a stage holds besides the weights.
+    /// The most that a stage holds besides the weights, once they are loaded.
     pub fn workspace_bytes(&self) -> u64 {
-        let stages = self.stages.iter().map(|stage| stage.memory);
-        let held = stages.map(|memory| memory.peak.saturating_sub(memory.resident));
+        let run = self
+            .stages
+            .iter()
+            .filter(|stage| stage.stage != Stage::Load);
+        let held = run.map(|stage| stage.memory.peak.saturating_sub(stage.memory.resident));
         held.max().unwrap_or(0)
     }
 

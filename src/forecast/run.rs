@@ -267,9 +267,9 @@ impl Run<'_> {
         latents: &Tensor,
         previous_x0: &mut Option<Tensor>,
     ) -> Tensor {
+        let _fresh = (step.next.noise != 0.0).then(|| latents.like());
         let input = latents.like();
         let output = self.predict(&input, prepared);
-        let _fresh = (step.next.noise != 0.0).then(|| latents.like());
         let mut x0 = combine(latents);
         if step.clamp_x0.is_some() {
             let above = x0.like();

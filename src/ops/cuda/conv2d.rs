@@ -167,8 +167,8 @@ fn launched(
         (_, None) => launch::launch_conv2d(&parameters, dtype, processors),
     };
     // SAFETY: batch × height × width × channels values (half of each edge where they are read as doubled,
-    // `conv2d_upsamples`), outputs × kernel² × channels weights, a result for each output pixel and channel; bias and scales of as many values; what is added is as large as
-    // `Added::dense` has it.
+    // `conv2d_upsamples`), outputs × kernel² × channels weights, a result for each output pixel and channel; bias and
+    // scales of as many values; what is added is as large as `Added::dense` has it.
     unsafe { crate::cuda::launch(device, &parameters, plan) }?;
     Ok(out)
 }

@@ -7,6 +7,9 @@ use crate::cuda::launch;
 
 /// Latents in float32 → as the network takes them, for each of `rows` rows of conditioning: [B, ..] → [rows·B, ..].
 pub fn model_input(latents: &Tensor, numbers: &Tensor, rows: usize) -> Result<Tensor> {
+    if latents.dtype() != DType::F32 || numbers.elem_count() != launch::STEP_NUMBERS {
+        candle_core::bail!("latents in {:?}, not float32", latents.dtype())
+    }
     let latents = dense(latents)?;
     let mut dims = latents.dims().to_vec();
     dims[0] *= rows;
