@@ -82,7 +82,7 @@ impl Pipeline {
                 Unet::load(unet_config, vb)
             })?;
             let vae = step(observer, Stage::Load, steps - 1, |_| {
-                let dtype = vae_dtype(&vae_config, precision, device);
+                let dtype = vae_dtype(&vae_config, precision, device.is_cpu());
                 Vae::load(
                     vae_config,
                     checkpoint.weights(Component::Vae, dtype, device)?,
@@ -113,11 +113,11 @@ impl Pipeline {
     }
 
     /// Sets `bytes` of a GPU's memory aside, once, for all that runs need besides the weights
-    /// ([`Forecast::workspace_bytes`](crate::forecast::Forecast::workspace_bytes)), if it has so much in one piece. A CUDA
-    /// graph has a workspace of its own.
+    /// ([`Forecast::workspace_bytes`](crate::forecast::Forecast::workspace_bytes)), and an eighth more for the gaps that
+    /// tensors of different sizes leave, if it has so much in one piece. A CUDA graph has a workspace of its own.
     pub fn with_workspace(self, bytes: u64) -> Self {
         if !self.cuda_graph {
-            set_aside(&self.device, bytes);
+            set_aside(&self.device, bytes + bytes / 8);
         }
         self
     }
@@ -370,7 +370,7 @@ impl Pipeline {
         let vae = self.wide_vae.get().unwrap_or(&self.vae);
         match run(vae, observer) {
             Err(Error::NotFinite { stage, .. }) if vae.dtype() == DType::F16 => {
-                let dtype = wide_dtype(&self.device);
+                let dtype = wide_dtype(self.device.is_cpu());
                 observer.on(Event::Retry { stage, dtype })?;
                 let weights = self
                     .checkpoint
@@ -407,16 +407,16 @@ pub(crate) fn unet_weights(
 
 /// The type that the VAE is run in. SDXL's own overflows in f16; its config says so, and the
 /// reference decodes it in f32 too.
-pub(crate) fn vae_dtype(config: &VaeConfig, precision: Precision, device: &Device) -> DType {
+pub(crate) fn vae_dtype(config: &VaeConfig, precision: Precision, on_cpu: bool) -> DType {
     match precision.vae {
-        Dtype::F16 if config.force_upcast => wide_dtype(device),
+        Dtype::F16 if config.force_upcast => wide_dtype(on_cpu),
         dtype => dtype.candle(),
     }
 }
 
 /// A type that has float32's range: itself, or on a GPU bf16, for which there are kernels.
-fn wide_dtype(device: &Device) -> DType {
-    match device.is_cpu() {
+fn wide_dtype(on_cpu: bool) -> DType {
+    match on_cpu {
         true => DType::F32,
         false => DType::BF16,
     }

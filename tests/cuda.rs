@@ -7,11 +7,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
-use cudarc::driver::result;
-use cudarc::driver::sys::CUmemPool_attribute;
 use darkroom::device::DeviceChoice;
 use darkroom::finite::check_finite;
-use darkroom::forecast::{Model, forecast};
 use darkroom::observe::{Event, Observer, Stage};
 use darkroom::ops::int8::{LIMIT, SCALE_BYTES, Scheme};
 use darkroom::ops::probe::{self, Call, watch};
@@ -30,6 +27,9 @@ use image::RgbImage;
 #[path = "../src/cuda/launch.rs"]
 #[expect(dead_code, reason = "compiled for its tests only")]
 mod launch;
+
+#[path = "cuda/memory.rs"]
+mod memory;
 
 #[expect(dead_code, reason = "shared with tests that use other parts of it")]
 #[path = "support/model.rs"]
@@ -1059,57 +1059,6 @@ fn images_are_those_of_the_cpu() {
         }
     }
     assert!(low.is_empty(), "{low:?}");
-}
-
-/// What plan says that a run needs besides the weights is one piece of memory, and none is taken from the driver after it.
-#[test]
-fn a_run_stays_in_its_workspace() -> Result<()> {
-    let _alone = POOL.write();
-    let gpu = open_gpu();
-    let cuda = gpu.as_cuda_device()?.cuda_stream();
-    // SAFETY: an open device.
-    let pool = unsafe { result::device::get_default_mem_pool(cuda.context().cu_device()) };
-    let pool = pool.expect("a pool");
-    let reserved = || {
-        let mut bytes = 0u64;
-        let which = CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT;
-        // SAFETY: the device's own pool; the attribute is a 64-bit number.
-        unsafe { result::mem_pool::get_attribute(pool, which, (&raw mut bytes).cast()) }
-            .expect("a number");
-        bytes
-    };
-    let checkpoint = Checkpoint::micro().expect("it is in the program");
-    let size = Size {
-        height_px: 128,
-        width_px: 128,
-    };
-    let mut low = Vec::new();
-    for quant in [None, Some(Scheme::W8A8), Some(Scheme::W8A16)] {
-        let mut request = Request::new("micro", "a red apple", size, 2, 5.0);
-        request.precision = Precision {
-            quant,
-            ..Precision::all(Dtype::F16)
-        };
-        let model = Model::of(&checkpoint).expect("a sound model");
-        let forecast = forecast(&model, &request, 1).expect("a sound request");
-        let [bytes, weights] = [forecast.workspace_bytes(), forecast.peak().memory.resident];
-        // What others left free would hide all.
-        gpu.synchronize()?;
-        // SAFETY: only what is free goes.
-        unsafe { result::mem_pool::trim_to(pool, 0) }.expect("a pool");
-        let pipeline = Pipeline::load(&checkpoint, request.precision, &gpu, &mut ())
-            .map(|pipeline| pipeline.with_workspace(bytes))
-            .expect("a sound model");
-        let before = reserved();
-        assert!(before >= bytes + weights / 2, "{before} {bytes} {weights}");
-        let images = pipeline.generate(&request, Start::default(), &mut ());
-        images.expect("a sound request");
-        if reserved() != before {
-            low.push(format!("{quant:?}: {before} became {}", reserved()));
-        }
-    }
-    assert!(low.is_empty(), "{low:?}");
-    Ok(())
 }
 
 /// A VAE that overflows in f16, but does not say so, is run in bf16.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use candle_core::Device;
-use darkroom::forecast::{self, Forecast, Model, StageForecast, largest_batch};
+use darkroom::forecast::{self, Forecast, Model, Processor, StageForecast, largest_batch};
 use darkroom::measure::memory::{Counting, live_bytes};
 use darkroom::measure::op::{Op, Work};
 use darkroom::measure::recorder::{Recorder, StageRecord};
@@ -87,7 +87,7 @@ fn run(checkpoint: &Checkpoint, request: &Request) -> Vec<StageRecord> {
 
 fn forecast_of(checkpoint: &Checkpoint, request: &Request) -> Forecast {
     let model = Model::of(checkpoint).expect("sound configs");
-    forecast::forecast(&model, request, rayon::current_num_threads()).expect("a sound request")
+    forecast::forecast(&model, request, Processor::this_cpu()).expect("a sound request")
 }
 
 /// Compares a run with its forecast: operations exactly. Gives each stage's memory, forecast over
@@ -433,23 +433,27 @@ fn the_largest_batch_fits_and_one_more_does_not() {
         precision: Precision::all(Dtype::F16),
         ..request(512, 512)
     };
+    let two = Processor::Cpu { threads: 2 };
     let peak = |count| {
         let request = Request {
             count,
             ..request.clone()
         };
-        let forecast = forecast::forecast(&model, &request, 2).expect("sound");
+        let forecast = forecast::forecast(&model, &request, two).expect("sound");
         forecast.peak().memory.peak
     };
     for free in [8 << 30, 16 << 30, 80 << 30u64] {
-        let batch = largest_batch(&model, &request, 2, free).expect("sound");
+        let batch = largest_batch(&model, &request, two, free).expect("sound");
         println!("{} GiB: {batch} images", free >> 30);
         assert!(batch >= 1 && peak(batch) <= free && peak(batch + 1) > free);
     }
     let least = peak(1);
-    assert_eq!(largest_batch(&model, &request, 2, least).expect("sound"), 1);
     assert_eq!(
-        largest_batch(&model, &request, 2, least - 1).expect("sound"),
+        largest_batch(&model, &request, two, least).expect("sound"),
+        1
+    );
+    assert_eq!(
+        largest_batch(&model, &request, two, least - 1).expect("sound"),
         0
     );
 }

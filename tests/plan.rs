@@ -72,7 +72,7 @@ fn the_table_tells_weights_stages_and_whether_it_fits() {
 
 #[test]
 fn the_record_has_every_figure() {
-    let record = json(&[&SDXL[..], &["--steps", "20"]].concat());
+    let record = json(&[&SDXL[..], &["--steps", "20", "--dtype", "f32"]].concat());
     assert_eq!(record["schema"], 1);
     assert_eq!(
         (&record["batch"], &record["steps"]),
@@ -112,7 +112,7 @@ fn the_record_has_every_figure() {
 
 #[test]
 fn what_does_not_fit_says_what_would() {
-    let small = [&SDXL[..], &["--memory", "12GiB"]].concat();
+    let small = [&SDXL[..], &["--dtype", "f32", "--memory", "12GiB"]].concat();
     let text = plan(&small);
     assert!(
         text.contains("does not fit: ") && text.contains("not one image fits"),
@@ -138,6 +138,8 @@ fn what_does_not_fit_says_what_would() {
     assert_eq!(way["peak_bytes"], peak(&["--dtype", "bf16"]));
     assert!(text.contains("  --dtype bf16: "), "{text}");
     assert!(peak(&["--vae-tile", "64"]) < peak(&[]));
+    // A GPU computes in half precision where nothing else is asked for.
+    assert_eq!(peak(&[]), peak(&["--dtype", "f16"]));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use darkroom::forecast::{self, Model};
+use darkroom::forecast::{self, Model, Processor};
 use darkroom::quant::{Scheme, Selection, save};
 use darkroom::request::{Dtype, Precision, Request, Size};
 use darkroom::validate::weights::{Items, items};
@@ -50,7 +50,8 @@ fn forecast_bytes(checkpoint: &Checkpoint, precision: Precision) -> Vec<(&'stati
         ..Request::new("any", "", size, 1, 5.0)
     };
     let model = Model::of(checkpoint).expect("sound configs");
-    let forecast = forecast::forecast(&model, &request, 1).expect("a sound request");
+    let forecast = forecast::forecast(&model, &request, Processor::Cpu { threads: 1 })
+        .expect("a sound request");
     let networks = forecast.components.iter().filter(|c| c.parameters > 0);
     networks.map(|c| (c.name, c.bytes)).collect()
 }

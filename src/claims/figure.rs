@@ -134,8 +134,8 @@ pub enum Basis {
     Arithmetic,
     /// Counted from SDXL's configs.
     Counted,
-    /// Memory, or what fits into it, by the plan of this engine's CPU path: the allocator has counted
-    /// it there to the third digit, a GPU's path may take more or less.
+    /// Memory, or what fits into it, by the plan of this engine's GPU path: an emulated GPU's pool has counted
+    /// it to the third digit; a real one adds what driver, cuBLAS and gaps take.
     Plan,
     /// Time by this engine's forecast for a device, at the limits of its datasheet.
     Forecast {
@@ -167,7 +167,7 @@ impl Basis {
         match self {
             Self::Arithmetic => "arithmetic".into(),
             Self::Counted => "counted".into(),
-            Self::Plan => "plan, CPU path".into(),
+            Self::Plan => "plan, GPU path".into(),
             Self::Forecast { device } => format!("forecast, {device}"),
             Self::Measured { device, run } => format!("measured, {device} ({run})"),
             Self::Published { source } => format!("published: {source}"),

@@ -5,7 +5,7 @@ use super::source::{Source, Sourced};
 use crate::error::Result;
 use crate::forecast::device::Device;
 use crate::forecast::roofline::Bound;
-use crate::forecast::{Forecast, Model, forecast, largest_batch};
+use crate::forecast::{Forecast, Model, Processor, forecast, largest_batch};
 use crate::measure::op::{Op, Work};
 use crate::quant::Scheme;
 use crate::request::{Dtype, Precision, Request, Size};
@@ -48,8 +48,6 @@ pub const INT8: Precision = Precision {
 pub const EDGE_PX: usize = 1024;
 /// diffusers' guidance for SDXL: two forwards of the UNet a step.
 const GUIDANCE: f64 = 5.0;
-/// Of the CPU path's workspaces, of which a plan of memory is made.
-pub const THREADS: usize = 1;
 
 /// Whether an operation is a matrix product: what a matrix unit of any kind could do.
 pub fn is_matrix(work: &Work) -> bool {
@@ -103,7 +101,11 @@ impl Grounds {
     /// # Errors
     /// Those of [`forecast`].
     pub fn sdxl(&self, steps: usize, batch: usize, precision: Precision) -> Result<Forecast> {
-        forecast(&self.model, &request(steps, batch, precision), THREADS)
+        forecast(
+            &self.model,
+            &request(steps, batch, precision),
+            Processor::Gpu,
+        )
     }
 
     /// The same without guidance.
@@ -115,7 +117,7 @@ impl Grounds {
             guidance: 1.0,
             ..request(steps, 1, HALF)
         };
-        forecast(&self.model, &request, THREADS)
+        forecast(&self.model, &request, Processor::Gpu)
     }
 
     /// Images of 1024×1024 at once on the H800.
@@ -124,7 +126,12 @@ impl Grounds {
     /// Those of [`forecast`].
     pub fn largest_batch(&self, precision: Precision) -> Result<usize> {
         let memory = self.h800.memory_bytes;
-        largest_batch(&self.model, &request(1, 1, precision), THREADS, memory)
+        largest_batch(
+            &self.model,
+            &request(1, 1, precision),
+            Processor::Gpu,
+            memory,
+        )
     }
 
     /// SDXL's configs.
@@ -137,7 +144,7 @@ impl Grounds {
     /// # Errors
     /// Those of [`forecast`].
     pub fn refiner(&self) -> Result<Forecast> {
-        forecast(&self.refiner, &request(1, 1, HALF), THREADS)
+        forecast(&self.refiner, &request(1, 1, HALF), Processor::Gpu)
     }
 
     /// Runs of SDXL's shapes.

@@ -20,8 +20,8 @@ use anyhow::Context;
 
 use crate::device;
 use crate::error::{Error, Result};
-use crate::forecast::Model;
 use crate::forecast::device::Device;
+use crate::forecast::{Model, Processor};
 use crate::measure::machine::{Build, Machine};
 use crate::measure::record::{Run, SCHEMA, StageRun, Times};
 use crate::measure::recorder::{Overhead, Span};
@@ -80,7 +80,7 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
         &defaults,
         precision,
         &Model::of(&checkpoint)?,
-        rayon::current_num_threads(),
+        Processor::of(&device),
         device::free_bytes(&device)?.unwrap_or(u64::MAX), // where nobody can tell, nothing is refused
     )?;
     let workspaces = plans.iter().map(|plan| plan.forecast.workspace_bytes());

@@ -12,7 +12,7 @@ use std::time::Instant;
 use crate::config::VaeConfig;
 use crate::device;
 use crate::error::{Error, Result};
-use crate::forecast::{Model, fitting, largest_batch};
+use crate::forecast::{Model, Processor, fitting, largest_batch};
 use crate::image_file::{LatentsFile, Receipt, encode_png, read_init_image, read_receipt};
 use crate::measure::timer::StageTimer;
 use crate::observe::Observer;
@@ -150,16 +150,16 @@ fn fit(
         return Ok(0);
     };
     let model = Model::of(checkpoint)?;
-    let threads = rayon::current_num_threads();
+    let processor = Processor::of(device);
     if args.count == Some(Count::Auto) {
-        let most = largest_batch(&model, request, threads, free_bytes)?;
+        let most = largest_batch(&model, request, processor, free_bytes)?;
         request.count = match most < *AUTO_COUNT.start() {
             true => 1,
             false => most.min(*AUTO_COUNT.end()),
         };
         request.validate()?;
     }
-    let forecast = fitting(&model, request, threads, free_bytes)?;
+    let forecast = fitting(&model, request, processor, free_bytes)?;
     Ok(forecast.workspace_bytes())
 }
 

@@ -7,8 +7,8 @@ mod table;
 use crate::device::precision;
 use crate::error::{Error, Result};
 use crate::forecast::device::{Device, GPUS};
-use crate::forecast::{Forecast, Model, forecast, largest_batch, ways_out};
-use crate::request::{Dtype, Request};
+use crate::forecast::{Model, forecast, largest_batch, ways_out};
+use crate::request::{Dtype, Precision, Request};
 
 use super::failure::warn;
 use super::{model, models, stdout, threads};
@@ -25,24 +25,25 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         Place::Here(choice) => choice.open(warn)?,
         Place::Gpu(_) | Place::All => candle_core::Device::Cpu,
     };
-    let mut request = args.request(found.name(), &found.defaults()?, precision(&here));
+    let types = match args.device {
+        Place::Gpu(_) => Precision::all(Dtype::F16),
+        Place::Here(_) | Place::All => precision(&here),
+    };
+    let mut request = args.request(found.name(), &found.defaults()?, types);
     request.validate()?;
     let half = request.precision.vae == Dtype::F16;
     let model = Model::of(&found.configs(half)?)?;
-    let threads = rayon::current_num_threads();
     let devices = devices(args, &here)?;
     if args.batch == Batch::Auto {
-        request.count = auto(&model, &request, threads, &devices)?;
+        request.count = auto(&model, &request, &devices)?;
     }
-    let forecast = forecast(&model, &request, threads)?;
     let fits = devices
         .into_iter()
-        .map(|device| fit(&model, &request, threads, &forecast, device))
+        .map(|device| fit(&model, &request, device))
         .collect::<Result<Vec<_>>>()?;
-    let report = Report::new(&request, &forecast, &fits);
     match args.json {
-        true => stdout::json(&report),
-        false => stdout::bytes(table::text(&request, &forecast, &fits).as_bytes()),
+        true => stdout::json(&Report::new(&request, &fits)),
+        false => stdout::bytes(table::text(&request, &fits).as_bytes()),
     }
 }
 
@@ -69,30 +70,27 @@ fn devices(args: &Args, here: &candle_core::Device) -> Result<Vec<Device>> {
 }
 
 /// The largest batch that fits on the device, at least one image.
-fn auto(model: &Model, request: &Request, threads: usize, devices: &[Device]) -> Result<usize> {
+fn auto(model: &Model, request: &Request, devices: &[Device]) -> Result<usize> {
     let [device] = devices else {
         let text = "--batch auto asks for one device: name it by --device";
         return Err(Error::Request(text.into()));
     };
-    Ok(largest_batch(model, request, threads, device.memory_bytes)?.max(1))
+    Ok(largest_batch(model, request, device.processor, device.memory_bytes)?.max(1))
 }
 
 /// How the run does on a device.
-fn fit(
-    model: &Model,
-    request: &Request,
-    threads: usize,
-    forecast: &Forecast,
-    device: Device,
-) -> Result<Fit> {
+fn fit(model: &Model, request: &Request, device: Device) -> Result<Fit> {
+    let processor = device.processor;
+    let forecast = forecast(model, request, processor)?;
     let fits = forecast.peak().memory.peak <= device.memory_bytes;
     let ways_out = match fits {
         true => Vec::new(),
-        false => ways_out(model, request, threads)?,
+        false => ways_out(model, request, processor)?,
     };
     Ok(Fit {
         fits,
-        largest_batch: largest_batch(model, request, threads, device.memory_bytes)?,
+        largest_batch: largest_batch(model, request, processor, device.memory_bytes)?,
+        forecast,
         ways_out,
         device,
     })

@@ -21,7 +21,7 @@ use super::plot::{self as pictures, Format};
 use super::{stdout, threads, units, whole_file};
 use crate::device;
 use crate::error::{Error, Result};
-use crate::forecast::{Forecast, fitting};
+use crate::forecast::{Forecast, Processor, fitting};
 use crate::pipeline::{Pipeline, schedule};
 use crate::quant::{Audit, Layers, Smoothing, audit};
 use crate::request::{Precision, Request};
@@ -63,7 +63,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         quiet: args.quiet,
     };
     let timestamp = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-    let measured = measure(how, &models, &requests)?;
+    let measured = measure(how, &models, &requests, &forecasts)?;
     let ledger = Found {
         timestamp,
         device: device::name(&device),
@@ -136,13 +136,13 @@ fn requests(
 
 /// What both should take, refused where it does not fit: at the end, the twin beside the int8 layers.
 fn forecasts(models: &Models, request: &Request, device: &Device) -> Result<Pair<Forecast>> {
-    let threads = rayon::current_num_threads();
+    let processor = Processor::of(device);
     let free_bytes = device::free_bytes(device)?.unwrap_or(u64::MAX); // where nobody can tell
     let int8 = models.int8_request(request);
-    let int8 = fitting(&models.int8.forecast, &int8, threads, free_bytes)?;
+    let int8 = fitting(&models.int8.forecast, &int8, processor, free_bytes)?;
     let unet = int8.components.iter().find(|part| part.name == "unet");
     let left = free_bytes.saturating_sub(unet.map_or(0, |unet| unet.bytes));
-    let twin = fitting(&models.twin.forecast, request, threads, left).map_err(|e| match e {
+    let twin = fitting(&models.twin.forecast, request, processor, left).map_err(|e| match e {
         Error::Memory(text) => {
             Error::Memory(format!("unquantised, beside the int8 layers: {text}"))
         }
@@ -164,9 +164,15 @@ struct Measured {
 
 /// The twin's runs, then those in int8, then the layers: one model in memory at a time, but for the
 /// int8 layers beside the twin at the end.
-fn measure(how: How<'_>, models: &Models, requests: &[Request]) -> anyhow::Result<Measured> {
+fn measure(
+    how: How<'_>,
+    models: &Models,
+    requests: &[Request],
+    forecasts: &Pair<Forecast>,
+) -> anyhow::Result<Measured> {
     let mut tape = Tape::new()?;
     let (mut twin, pipeline) = load(how, &models.twin, &requests[0])?;
+    let pipeline = pipeline.with_workspace(forecasts.twin.workspace_bytes());
     for (i, request) in requests.iter().enumerate() {
         if request.seed == requests[0].seed {
             pipeline.prompt_cut(request)?.iter().for_each(warn);
@@ -180,6 +186,7 @@ fn measure(how: How<'_>, models: &Models, requests: &[Request]) -> anyhow::Resul
     tape.rewind()?;
     let mut likenesses = Vec::with_capacity(requests.len());
     let (mut int8, pipeline) = load(how, &models.int8, &models.int8_request(&requests[0]))?;
+    let pipeline = pipeline.with_workspace(forecasts.int8.workspace_bytes());
     for (i, request) in requests.iter().enumerate() {
         let mut compare = Compare::new(&mut tape);
         let request = models.int8_request(request);

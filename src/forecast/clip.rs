@@ -4,7 +4,7 @@ use candle_core::DType;
 
 use super::heap::{Heap, Tensor};
 use super::loader::Loader;
-use super::ops::{activation, add, attention, embedding, layer_norm, linear};
+use super::ops::{activation, add, attention, embedding, layer_norm, linear, sum_of};
 use crate::config::ClipConfig;
 use crate::error::Result;
 use crate::ops::{Activation, Reads};
@@ -49,7 +49,7 @@ pub fn forward(
     // The positions are a view of their table, which is no part of this count.
     let mut x = {
         let tokens = embedding(&input, width, dtype);
-        add_table(&tokens, length * width)
+        sum_of(&tokens, length * width)
     };
     let needed = if project {
         config.num_hidden_layers
@@ -70,17 +70,6 @@ pub fn forward(
         linear(&rows, config.projection_dim, false) // [B, P]
     });
     Ok(TextStates { hidden, pooled })
-}
-
-/// x plus a table of `values` values that it repeats.
-fn add_table(x: &Tensor, values: usize) -> Tensor {
-    use crate::ops::{work, workspace};
-    x.heap().run(
-        work::add(x.count(), values, x.value_bytes()),
-        workspace::add(x.dtype(), x.count(), values),
-        x.dims().to_vec(),
-        x.dtype(),
-    )
 }
 
 fn layer(x: &Tensor, config: &ClipConfig) -> Tensor {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
+use super::Processor;
 use crate::error::Result;
 use crate::measure::memory;
 use crate::measure::record::Limits;
@@ -29,6 +30,8 @@ pub struct Device {
     pub memory_bytes: u64,
     /// Where the numbers are from.
     pub source: &'static str,
+    /// What kind it is.
+    pub processor: Processor,
 }
 
 /// Floating-point operations in a second, a multiply-accumulate being two; `None` where the device
@@ -109,6 +112,7 @@ const fn gpu(
         bytes_per_s: gigabytes_per_s * 1e9,
         memory_bytes: mebibytes << 20,
         source,
+        processor: Processor::Gpu,
     }
 }
 
@@ -247,6 +251,7 @@ impl Device {
             bytes_per_s,
             memory_bytes: memory::available_bytes().unwrap_or(0),
             source: "measured: float32 and int8 matrix products and copy on all threads",
+            processor: Processor::this_cpu(),
         }
     }
 
@@ -292,6 +297,7 @@ impl Device {
             bytes_per_s: facts.memory_bytes_per_s,
             memory_bytes: facts.memory_bytes,
             source: "by compute capability, at the highest clocks that the driver tells",
+            processor: Processor::Gpu,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use indicatif::BinaryBytes;
 
-use super::{Forecast, Model, forecast};
+use super::{Forecast, Model, Processor, forecast};
 use crate::error::{Error, Result};
 use crate::quant::Scheme;
 use crate::request::{Dtype, MAX_COUNT, Precision, Request};
@@ -14,7 +14,7 @@ use crate::request::{Dtype, MAX_COUNT, Precision, Request};
 pub fn largest_batch(
     model: &Model,
     request: &Request,
-    threads: usize,
+    processor: Processor,
     free_bytes: u64,
 ) -> Result<usize> {
     let fits = |count: usize| -> Result<bool> {
@@ -23,7 +23,7 @@ pub fn largest_batch(
             seed: 0,
             ..request.clone()
         };
-        Ok(forecast(model, &request, threads)?.peak().memory.peak <= free_bytes)
+        Ok(forecast(model, &request, processor)?.peak().memory.peak <= free_bytes)
     };
     // The peak grows with the batch: doubled until it does not fit, then halved in between.
     let (mut most, mut too_many) = (0, 1);
@@ -49,10 +49,10 @@ pub fn largest_batch(
 pub fn fitting(
     model: &Model,
     request: &Request,
-    threads: usize,
+    processor: Processor,
     free_bytes: u64,
 ) -> Result<Forecast> {
-    let whole = forecast(model, request, threads)?;
+    let whole = forecast(model, request, processor)?;
     let stage = whole.peak();
     let memory = stage.memory;
     if memory.peak <= free_bytes {
@@ -66,16 +66,19 @@ pub fn fitting(
     } = *request;
     let images = if count == 1 { "image" } else { "images" };
     let mut text = format!(
-        "{count} {images} of {height_px}x{width_px} (height x width): {} are needed in {}, weights and \
-         vocabularies {}, images and activations {}, workspace {}; {} are free",
+        "{count} {images} of {height_px}x{width_px} (height x width): {} are needed in {}, {} {}, images and activations {}, workspace {}; {} are free",
         BinaryBytes(memory.peak),
         stage.stage,
+        match processor {
+            Processor::Cpu { .. } => "weights and vocabularies",
+            Processor::Gpu => "weights",
+        },
         BinaryBytes(memory.resident),
         BinaryBytes(memory.activations()),
         BinaryBytes(memory.workspace_at_peak),
         BinaryBytes(free_bytes),
     );
-    let ways = ways_out(model, request, threads)?;
+    let ways = ways_out(model, request, processor)?;
     let mut fitting = ways
         .iter()
         .filter(|way| way.peak_bytes() <= free_bytes)
@@ -118,8 +121,8 @@ const TILES: [usize; 2] = [64, 32];
 
 /// Changes that keep the picture's size, from the gentlest on, that lower the run's peak: decoding in
 /// tiles, half precision, int8, these together, one image at a time. A smaller tile stands there only if it helps.
-pub fn ways_out(model: &Model, request: &Request, threads: usize) -> Result<Vec<WayOut>> {
-    let peak = forecast(model, request, threads)?.peak().memory.peak;
+pub fn ways_out(model: &Model, request: &Request, processor: Processor) -> Result<Vec<WayOut>> {
+    let peak = forecast(model, request, processor)?.peak().memory.peak;
     let mut tiles = vec![None];
     tiles.extend(TILES.map(Some).into_iter().filter(|tile| {
         let edge = request.height_px.max(request.width_px) / model.vae().factor();
@@ -161,7 +164,7 @@ pub fn ways_out(model: &Model, request: &Request, threads: usize) -> Result<Vec<
                     vae_tile: tile.or(request.vae_tile),
                     ..request.clone()
                 };
-                let forecast = forecast(model, &changed, threads)?;
+                let forecast = forecast(model, &changed, processor)?;
                 let way = WayOut {
                     options: options.join(" "),
                     forecast,

@@ -9,18 +9,18 @@ use std::rc::Rc;
 
 use candle_core::DType;
 
-use super::MemoryForecast;
 use super::launches::Launches;
+use super::{MemoryForecast, Processor};
 use crate::measure::op::Work;
 use crate::ops::Reads;
 use crate::ops::int8::SCALE_BYTES;
-use crate::ops::workspace::gemm_slab;
+use crate::ops::workspace::cpu::gemm_slab;
 
 /// The counted heap, and the operations that ran on it.
 #[derive(Clone, Debug)]
 pub struct Heap {
     ledger: Rc<RefCell<Ledger>>,
-    threads: usize,
+    processor: Processor,
 }
 
 #[derive(Debug, Default)]
@@ -44,8 +44,8 @@ impl Ledger {
 }
 
 impl Heap {
-    /// An empty heap of a process that computes on `threads` threads.
-    pub fn new(threads: usize) -> Self {
+    /// An empty heap: a process's, or a GPU's pool.
+    pub fn new(processor: Processor) -> Self {
         let ledger = Ledger {
             times: 1,
             launches: Some(0),
@@ -53,13 +53,20 @@ impl Heap {
         };
         Self {
             ledger: Rc::new(RefCell::new(ledger)),
-            threads,
+            processor,
         }
     }
 
-    /// Threads that compute.
-    pub fn threads(&self) -> usize {
-        self.threads
+    /// What computes on it.
+    pub fn processor(&self) -> Processor {
+        self.processor
+    }
+
+    /// Bytes of the process that are there until the heap's end, whatever computes.
+    pub fn keep_in_process(&self, bytes: usize) {
+        if self.processor != Processor::Gpu {
+            self.keep(bytes);
+        }
     }
 
     /// Bytes that are there until the heap's end.
@@ -75,6 +82,13 @@ impl Heap {
         let mut ledger = self.ledger.borrow_mut();
         let most = ledger.live + bytes as u64;
         ledger.touch(most, 0);
+    }
+
+    /// Bytes of the process that are there only now, whatever computes.
+    pub fn pass_in_process(&self, bytes: usize) {
+        if self.processor != Processor::Gpu {
+            self.pass(bytes);
+        }
     }
 
     /// Books a GPU's kernels; once a count is not known, the sum is not.
@@ -99,9 +113,12 @@ impl Heap {
     /// An operation whose result takes `result` bytes.
     fn book(&self, work: Work, workspace: usize, result: u64) {
         let mut ledger = self.ledger.borrow_mut();
-        if work.macs > 0 && !ledger.multiplied {
+        if let Processor::Cpu { threads } = self.processor
+            && work.macs > 0
+            && !ledger.multiplied
+        {
             ledger.multiplied = true;
-            ledger.live += (self.threads * gemm_slab()) as u64;
+            ledger.live += (threads * gemm_slab()) as u64;
         }
         let times = ledger.times;
         *ledger.ops.entry(work).or_default() += times;

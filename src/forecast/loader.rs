@@ -2,9 +2,9 @@
 
 use candle_core::DType;
 
-use super::ComponentForecast;
 use super::heap::{Heap, Tensor};
 use super::model::Int8;
+use super::{ComponentForecast, Processor};
 use crate::ops::int8::Int8Weights;
 
 /// What candle keeps of a tensor besides its values: two reference-counted blocks, shape and strides.
@@ -35,29 +35,51 @@ impl Loader {
     pub fn layer(&mut self, sizes: [usize; 3], bias: bool, int8: &Int8, part: &str) {
         let values = sizes.iter().product();
         match int8.of(part) {
-            None => self.tensor(values),
+            None => {
+                // A convolution's is turned, on a GPU there.
+                if sizes[2] > 1 && self.heap.processor() == Processor::Gpu {
+                    self.heap.pass(2 * values * self.kept.size_in_bytes());
+                }
+                self.tensor(values);
+            }
             Some(scheme) => {
-                // The weight as it is quantised: in float32, and in the file's order.
-                let copies = match int8.on_load() {
-                    true => 5 * values,
-                    false => values,
+                // The weight as it is quantised: in float32, and in the file's order; by the CPU.
+                let copies = match (int8.on_load(), self.heap.processor()) {
+                    (true, Processor::Cpu { .. }) => 5 * values,
+                    _ => values,
                 };
-                let bytes = Int8Weights::bytes(scheme, sizes);
+                let bytes = match self.heap.processor() {
+                    Processor::Cpu { .. } => Int8Weights::bytes(scheme, sizes),
+                    Processor::Gpu => values + size_of::<f32>() * sizes[0],
+                };
                 self.heap.pass(copies.max(values + bytes));
                 self.parameters += values;
                 self.held.push(self.heap.tensor([bytes], DType::U8));
             }
         }
         if bias {
-            self.tensor(sizes[0]);
+            self.bias(sizes[0]);
         }
     }
 
     /// A tensor.
     pub fn tensor(&mut self, values: usize) {
+        self.tensor_in(values, self.kept);
+    }
+
+    /// A GPU's kernels read biases in float32; those of a float linear layer stay as they are, which is let go here.
+    fn bias(&mut self, values: usize) {
+        let dtype = match self.heap.processor() {
+            Processor::Cpu { .. } => self.kept,
+            Processor::Gpu => DType::F32,
+        };
+        self.tensor_in(values, dtype);
+    }
+
+    fn tensor_in(&mut self, values: usize, dtype: DType) {
         self.parameters += values;
-        self.heap.keep(TENSOR_BYTES);
-        self.held.push(self.heap.tensor([values], self.kept));
+        self.heap.keep_in_process(TENSOR_BYTES);
+        self.held.push(self.heap.tensor([values], dtype));
     }
 
     /// Weight and bias of a norm.

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Nothing is loaded or allocated. The counts equal those that the operations themselves report
-//! while recorded (tests/forecast.rs), and the memory is that of the CPU path's own allocations.
+//! while recorded, and the memory is that of the allocations of the processor's own path
+//! (tests/forecast.rs, on a GPU tests/cuda.rs).
 
 mod clip;
 pub mod device;
@@ -33,13 +34,42 @@ use crate::request::{Dtype, Request};
 pub use fit::{WayOut, fitting, largest_batch, ways_out};
 pub use model::Model;
 
-/// What `request` does on `model` where `threads` threads compute. A prompt counts as one chunk of
+/// What computes: which operations are one kernel, and what each holds for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Processor {
+    /// The process's own threads; memory is its heap.
+    Cpu {
+        /// So many.
+        threads: usize,
+    },
+    /// A GPU; memory is its pool's, without what driver and cuBLAS take for themselves.
+    Gpu,
+}
+
+impl Processor {
+    /// Of a device of this machine.
+    pub fn of(device: &candle_core::Device) -> Self {
+        match device.is_cpu() {
+            true => Self::this_cpu(),
+            false => Self::Gpu,
+        }
+    }
+
+    /// All threads of this process.
+    pub fn this_cpu() -> Self {
+        Self::Cpu {
+            threads: rayon::current_num_threads(),
+        }
+    }
+}
+
+/// What `request` does on `model`. A prompt counts as one chunk of
 /// tokens; what `--long-prompt` adds is known only once it is read.
 ///
 /// # Errors
 /// A request that the model cannot run: steps, size or clip skip.
-pub fn forecast(model: &Model, request: &Request, threads: usize) -> Result<Forecast> {
-    run::walk(model, request, threads)
+pub fn forecast(model: &Model, request: &Request, processor: Processor) -> Result<Forecast> {
+    run::walk(model, request, processor)
 }
 
 /// What a run of a model should do.
@@ -71,17 +101,17 @@ pub struct StageForecast {
     pub dtype: Dtype,
     /// How often each of its operations runs.
     pub ops: BTreeMap<Work, usize>,
-    /// The heap, in bytes.
+    /// The heap or a GPU's pool, in bytes.
     pub memory: MemoryForecast,
     /// Kernels that a GPU is given in all steps of the denoising, in half precision, where their number
     /// is known.
     pub launches: Option<usize>,
 }
 
-/// The heap over a stage, in bytes, everything loaded included.
+/// The heap or a GPU's pool over a stage, in bytes, everything loaded included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryForecast {
-    /// Weights and vocabularies.
+    /// Weights, and in a process vocabularies.
     pub resident: u64,
     /// At its highest.
     pub peak: u64,

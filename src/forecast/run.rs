@@ -1,13 +1,13 @@
 //! [`crate::pipeline`] and [`crate::denoise`], by shape: stage by stage, the same tensors alive.
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 
 use super::heap::{Heap, Tensor};
 use super::launches::Launches;
 use super::loader::Loader;
 use super::model::{Int8, Model, Tower};
 use super::vae::Vae;
-use super::{ComponentForecast, Forecast, StageForecast, clip, unet, vae, vocabulary};
+use super::{ComponentForecast, Forecast, Processor, StageForecast, clip, unet, vae, vocabulary};
 use crate::error::Result;
 use crate::observe::Stage;
 use crate::pipeline::{schedule_of, vae_dtype};
@@ -17,7 +17,7 @@ use crate::vae::tile_starts;
 use crate::weights::checkpoint::Component;
 
 /// Walks a whole run.
-pub fn walk(model: &Model, request: &Request, threads: usize) -> Result<Forecast> {
+pub fn walk(model: &Model, request: &Request, processor: Processor) -> Result<Forecast> {
     request.validate()?;
     let schedule = schedule_of(&model.scheduler, request)?;
     let run = Run {
@@ -28,10 +28,10 @@ pub fn walk(model: &Model, request: &Request, threads: usize) -> Result<Forecast
             let [height, width] = request.latent_size(model.vae.factor())?;
             [request.count, model.vae.latent_channels, height, width]
         },
-        heap: Heap::new(threads),
+        heap: Heap::new(processor),
         vae: Vae {
             config: &model.vae,
-            dtype: vae_dtype(&model.vae, request.precision, &Device::Cpu),
+            dtype: vae_dtype(&model.vae, request.precision, processor != Processor::Gpu),
         },
         int8: model.int8(request.precision),
     };
@@ -48,8 +48,11 @@ pub fn walk(model: &Model, request: &Request, threads: usize) -> Result<Forecast
             Stage::Load | Stage::PostProcess => Dtype::F32,
             Stage::TextEncode => request.precision.text_encoder,
             Stage::Denoise => request.precision.unet,
-            Stage::VaeEncode | Stage::VaeDecode if vae_type == DType::F32 => Dtype::F32,
-            Stage::VaeEncode | Stage::VaeDecode => request.precision.vae,
+            Stage::VaeEncode | Stage::VaeDecode => match vae_type {
+                DType::F32 => Dtype::F32,
+                DType::BF16 => Dtype::Bf16,
+                _ => request.precision.vae,
+            },
         };
         stages.push(StageForecast {
             stage,
@@ -101,12 +104,12 @@ impl Run<'_> {
         let Model { unet, vae, .. } = self.model;
         let precision = self.request.precision;
         let vocabularies = self.model.towers.iter().map(|tower| &tower.vocabulary);
-        let mut bytes = 0;
+        let before = self.heap.live();
         for vocabulary in vocabularies {
-            self.heap.pass(vocabulary.loading_bytes());
-            self.heap.keep(vocabulary.bytes());
-            bytes += vocabulary.bytes() as u64;
+            self.heap.pass_in_process(vocabulary.loading_bytes());
+            self.heap.keep_in_process(vocabulary.bytes());
         }
+        let bytes = self.heap.live() - before;
         let mut components = vec![ComponentForecast {
             name: "vocabulary",
             parameters: 0,
@@ -137,7 +140,7 @@ impl Run<'_> {
     fn encode_text(&self) -> Result<unet::Prepared> {
         let (config, request) = (&self.model.unet, self.request);
         self.heap
-            .keep(self.model.towers.len() * vocabulary::READING);
+            .keep_in_process(self.model.towers.len() * vocabulary::READING);
         let (positive, negative) = self.guided()?;
         let negative = negative.filter(|_| config.time_cond_proj_dim.is_none());
         let rows: Vec<&Conditioning> = negative.iter().chain([&positive]).collect();
@@ -244,7 +247,10 @@ impl Run<'_> {
         let mut previous_x0 = None;
         for (step, times) in [(&steps[0], 1), (&steps[steps.len() - 1], steps.len() - 1)] {
             if times > 0 {
-                let walk = || self.step(step, prepared, &latents, &mut previous_x0);
+                let walk = || match self.heap.processor() {
+                    Processor::Cpu { .. } => self.step(step, prepared, &latents, &mut previous_x0),
+                    Processor::Gpu => self.step_on_gpu(prepared, &latents, &mut previous_x0),
+                };
                 latents = self.heap.repeated(times, walk);
             }
         }
@@ -277,6 +283,33 @@ impl Run<'_> {
         }
         let next = combine(&output);
         *previous_x0 = Some(x0);
+        next
+    }
+
+    /// `denoise::gpu`: one kernel makes the network's input, one the next latents and x0 of its output.
+    fn step_on_gpu(
+        &self,
+        prepared: &unet::Prepared,
+        latents: &Tensor,
+        previous_x0: &mut Option<Tensor>,
+    ) -> Tensor {
+        let _previous_x0 = previous_x0.clone().unwrap_or_else(|| latents.like());
+        let steps = &self.schedule.steps;
+        let draws = steps.iter().any(|step| step.next.noise != 0.0);
+        let _noise = draws.then(|| latents.like());
+        let mut dims = latents.dims().to_vec();
+        dims[0] *= prepared.rows();
+        let input = self.heap.tensor(dims, DType::F32);
+        let form = (self.request.precision.unet.candle(), &self.int8);
+        let mut output = unet::forward(&self.model.unet, form, &input, prepared);
+        if prepared.rows() == 2 && self.request.guidance_rescale != 0.0 {
+            let guided = sum(latents.like(), affine(latents.like()));
+            let rescaled = latents.like();
+            output = sum(affine(rescaled), affine(guided));
+        }
+        let _output = output;
+        let next = latents.like();
+        *previous_x0 = Some(latents.like());
         next
     }
 
@@ -337,7 +370,7 @@ impl Run<'_> {
             let flat = pixels.heap().tensor([colours, height, width], DType::F32);
             let values = flat.like();
             drop(flat);
-            values.heap().keep(colours * height * width);
+            values.heap().keep_in_process(colours * height * width);
         }
     }
 }

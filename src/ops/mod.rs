@@ -5,7 +5,7 @@
 //! on a GPU instead is in `cuda/`. Images are kept channels-last, `[B, H, W, C]`: a pixel's channels
 //! are neighbours, so a transformer reads an image as `[B, H·W, C]` without a transpose, and a
 //! convolution is a matrix product over pixels. What an operation has to do at given sizes stands in
-//! [`work`], and what its CPU path holds for itself meanwhile in [`workspace`]; each tells its work to
+//! [`work`], and what it holds for itself meanwhile in [`workspace`]; each tells its work to
 //! [`crate::measure::op`].
 
 mod activation;

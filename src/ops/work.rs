@@ -50,7 +50,6 @@ impl Work {
     }
 
     /// Attention that makes its queries on the way, which then are neither written nor read.
-    #[cfg_attr(not(feature = "cuda"), cfg(test))]
     pub(crate) fn making(mut self, queries: Work) -> Self {
         self.macs += queries.macs;
         self.other_flops += queries.other_flops;
@@ -60,7 +59,6 @@ impl Work {
     }
 
     /// A product whose kernel does `add` too, for which its result is not read and written again.
-    #[cfg_attr(not(feature = "cuda"), cfg(test))]
     pub(crate) fn adding(mut self, add: Work) -> Self {
         self.other_flops += add.other_flops;
         self.read_bytes += add.read_bytes - add.written_bytes;
@@ -68,7 +66,6 @@ impl Work {
     }
 
     /// A product whose kernel does `geglu` too, for which its result is neither written nor read.
-    #[cfg_attr(not(feature = "cuda"), cfg(test))]
     pub(crate) fn gating(mut self, geglu: Work) -> Self {
         self.other_flops += geglu.other_flops;
         self.read_bytes += geglu.read_bytes - self.written_bytes;

@@ -102,7 +102,7 @@ fn reads(checkpoint: &Checkpoint, precision: Precision) -> Result<Vec<(Component
     })?;
     let config = VaeConfig::load(checkpoint.folder(Component::Vae)?)?;
     let weights = checkpoint.backend(Component::Vae)?;
-    let dtype = vae_dtype(&config, precision, &Device::Cpu);
+    let dtype = vae_dtype(&config, precision, true);
     network(Component::Vae, weights, dtype, &|vb| {
         Vae::load(config.clone(), vb).map(drop)
     })?;

@@ -10,10 +10,10 @@ pub mod prices;
 
 use crate::error::Result;
 use crate::forecast::device::{Device, GPUS};
-use crate::forecast::{Forecast, Model, forecast, largest_batch};
+use crate::forecast::{Forecast, Model, Processor, forecast, largest_batch};
 use crate::request::{Precision, Request, Size};
 
-use super::grounds::{HALF, INT8, THREADS, bound_s};
+use super::grounds::{HALF, INT8, bound_s};
 use super::published::{MLPERF_BATCH, MLPERF_BATCH_SHARE};
 use calibration::Calibration;
 use prices::{Cost, cost};
@@ -179,7 +179,7 @@ pub fn advise(model: &Model, workload: &Workload, calibrations: &[Calibration]) 
     let mut offers = Vec::new();
     for &precision in &workload.precisions {
         let by_batch = BATCHES.map(|batch| {
-            let forecast = forecast(model, &workload.request(precision, batch), THREADS);
+            let forecast = forecast(model, &workload.request(precision, batch), Processor::Gpu);
             Ok((batch, forecast?))
         });
         let by_batch = by_batch.into_iter().collect::<Result<Vec<_>>>()?;
@@ -187,7 +187,7 @@ pub fn advise(model: &Model, workload: &Workload, calibrations: &[Calibration]) 
         let factor = calibration.map_or(1.0, |calibration| calibration.factor);
         for device in &GPUS {
             let request = workload.request(precision, 1);
-            let largest = largest_batch(model, &request, THREADS, device.memory_bytes)?;
+            let largest = largest_batch(model, &request, Processor::Gpu, device.memory_bytes)?;
             offers.push(offer(
                 workload, precision, device, &by_batch, factor, largest,
             ));

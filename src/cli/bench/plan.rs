@@ -3,7 +3,7 @@
 use super::args::{Batch, RunArgs};
 use crate::cli::model::Defaults;
 use crate::error::{Error, Result};
-use crate::forecast::{Forecast, Model, fitting};
+use crate::forecast::{Forecast, Model, Processor, fitting};
 use crate::request::{Precision, Request, Size};
 
 /// The batches that `auto` tries.
@@ -22,7 +22,7 @@ pub fn plans(
     defaults: &Defaults,
     precision: Precision,
     model: &Model,
-    threads: usize,
+    processor: Processor,
     free_bytes: u64,
 ) -> Result<Vec<Plan>> {
     let sizes = match args.size.is_empty() {
@@ -33,7 +33,7 @@ pub fn plans(
     for size in sizes {
         let plan = |count: usize| {
             let request = request(args, name, defaults, precision, size, count);
-            let forecast = fitting(model, &request, threads, free_bytes)?;
+            let forecast = fitting(model, &request, processor, free_bytes)?;
             Ok(Plan { request, forecast })
         };
         for batch in &args.batch {

@@ -227,7 +227,7 @@ impl Picture for Memory {
         let top = self.most_gb * 1.1;
         let tick = |gb: f64| (gb / top, format!("{gb} GB"));
         let ticks: Vec<_> = round_numbers(top, 10.0).into_iter().map(tick).collect();
-        frame.axes(canvas, "peak memory, 1024x1024 (plan, CPU path)", &ticks)?;
+        frame.axes(canvas, "peak memory, 1024x1024 (plan, GPU path)", &ticks)?;
         let names = self.lines.each_ref().map(|line| (line.name, line.color));
         frame.legend(canvas, &names)?;
         for (words, gb) in [

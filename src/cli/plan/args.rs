@@ -18,8 +18,9 @@ Examples:
   darkroom plan --model synthetic:sdxl-base --dtype bf16 --device all
   darkroom plan --model path/to/checkpoint --size 1536x1024 --memory 12GiB
 
-The memory is that of the CPU path's own allocations. For a GPU it is the same tensors: no part of
-darkroom has run on one. Times are lower bounds, at the device's limits.";
+The memory is that of the allocations of the device's own path: on a CPU the process's, on a GPU its
+pool's (no part of darkroom has run on one). With --device all, stages are the CPU's. Times are lower
+bounds, at the device's limits.";
 
 /// What was typed after `darkroom plan`.
 #[derive(clap::Args)]
@@ -53,8 +54,8 @@ pub struct Args {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     guidance: Option<f64>,
 
-    /// f32, bf16 or f16, or by component: text=f32,unet=bf16,vae=f32 [default: f32; f16 on this
-    /// machine's GPU]
+    /// f32, bf16 or f16, or by component: text=f32,unet=bf16,vae=f32 [default: f32; f16 on a
+    /// GPU]
     #[arg(long, value_name = "TYPE")]
     dtype: Option<Precision>,
 

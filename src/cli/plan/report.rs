@@ -14,6 +14,7 @@ const SCHEMA: u32 = 1;
 /// A plan on a device.
 pub struct Fit {
     pub device: Device,
+    pub forecast: Forecast,
     pub fits: bool,
     /// Images at once, 0 where not one fits.
     pub largest_batch: usize,
@@ -23,8 +24,8 @@ pub struct Fit {
 
 impl Fit {
     /// The least time of the run's computing, loading apart.
-    pub fn images_per_s(&self, request: &Request, forecast: &Forecast) -> f64 {
-        1e3 * request.count as f64 / forecast.bound(&self.device).ms()
+    pub fn images_per_s(&self, request: &Request) -> f64 {
+        1e3 * request.count as f64 / self.forecast.bound(&self.device).ms()
     }
 }
 
@@ -84,6 +85,7 @@ struct Place<'a> {
     title: &'a str,
     source: &'a str,
     memory_bytes: u64,
+    peak_bytes: u64,
     fits: bool,
     largest_batch: usize,
     ways_out: Vec<Way<'a>>,
@@ -107,8 +109,9 @@ struct Time {
 }
 
 impl<'a> Report<'a> {
-    /// The record of a plan.
-    pub fn new(request: &'a Request, forecast: &Forecast, fits: &'a [Fit]) -> Self {
+    /// The record of a plan; its components and stages are the first device's.
+    pub fn new(request: &'a Request, fits: &'a [Fit]) -> Self {
+        let forecast = &fits[0].forecast;
         let components = forecast.components.iter().map(|part| Component {
             name: part.name,
             parameters: part.parameters,
@@ -145,16 +148,13 @@ impl<'a> Report<'a> {
             components: components.collect(),
             stages: stages.collect(),
             peak_bytes: forecast.peak().memory.peak,
-            devices: fits
-                .iter()
-                .map(|fit| Place::new(request, forecast, fit))
-                .collect(),
+            devices: fits.iter().map(|fit| Place::new(request, fit)).collect(),
         }
     }
 }
 
 impl<'a> Place<'a> {
-    fn new(request: &Request, forecast: &Forecast, fit: &'a Fit) -> Self {
+    fn new(request: &Request, fit: &'a Fit) -> Self {
         let Device {
             name,
             title,
@@ -167,7 +167,7 @@ impl<'a> Place<'a> {
             peak_bytes: way.peak_bytes(),
             fits: way.peak_bytes() <= *memory_bytes,
         });
-        let stages = forecast.stages.iter().map(|stage| {
+        let stages = fit.forecast.stages.iter().map(|stage| {
             let bound = stage.bound(&fit.device);
             Time {
                 stage: stage.stage.name(),
@@ -180,12 +180,13 @@ impl<'a> Place<'a> {
             title,
             source,
             memory_bytes: *memory_bytes,
+            peak_bytes: fit.forecast.peak().memory.peak,
             fits: fit.fits,
             largest_batch: fit.largest_batch,
             ways_out: ways_out.collect(),
             stages: stages.collect(),
-            total_ms: forecast.bound(&fit.device).ms(),
-            images_per_s: fit.images_per_s(request, forecast),
+            total_ms: fit.forecast.bound(&fit.device).ms(),
+            images_per_s: fit.images_per_s(request),
         }
     }
 }

@@ -6,16 +6,17 @@ use crate::forecast::roofline::Limit;
 use crate::forecast::{Forecast, MemoryForecast, StageForecast};
 use crate::request::Request;
 
-/// All of it.
-pub fn text(request: &Request, forecast: &Forecast, fits: &[Fit]) -> String {
+/// All of it; stages are the first device's.
+pub fn text(request: &Request, fits: &[Fit]) -> String {
+    let forecast = &fits[0].forecast;
     let mut parts = vec![
         heading(request),
         columns(&components(forecast)),
         columns(&stages(forecast, fits)),
     ];
     match fits {
-        [fit] => parts.push(one_device(request, forecast, fit)),
-        all => parts.push(columns(&devices(request, forecast, all))),
+        [fit] => parts.push(one_device(request, fit)),
+        all => parts.push(columns(&devices(request, all))),
     }
     parts.join("\n")
 }
@@ -112,8 +113,10 @@ fn stage_row(stage: &StageForecast) -> Vec<String> {
     ]
 }
 
-fn one_device(request: &Request, forecast: &Forecast, fit: &Fit) -> String {
-    let device = &fit.device;
+fn one_device(request: &Request, fit: &Fit) -> String {
+    let Fit {
+        device, forecast, ..
+    } = fit;
     let peak = forecast.peak();
     let (needed, there) = (bytes(peak.memory.peak), bytes(device.memory_bytes));
     let mut out = format!(
@@ -144,7 +147,7 @@ fn one_device(request: &Request, forecast: &Forecast, fit: &Fit) -> String {
     out += &format!(
         "at least {}, {} images a second at most; bound by {}\n",
         time(total.ms()),
-        rate(fit.images_per_s(request, forecast)),
+        rate(fit.images_per_s(request)),
         total.limit().map_or(NOTHING, Limit::name),
     );
     out
@@ -158,19 +161,20 @@ fn rate(per_second: f64) -> String {
     }
 }
 
-fn devices(request: &Request, forecast: &Forecast, fits: &[Fit]) -> Vec<Vec<String>> {
+fn devices(request: &Request, fits: &[Fit]) -> Vec<Vec<String>> {
     let head = row([
-        "device", "memory", "fits", "at once", "at least", "images/s", "bound by",
+        "device", "memory", "needed", "fits", "at once", "at least", "images/s", "bound by",
     ]);
     let rows = fits.iter().map(|fit| {
-        let total = forecast.bound(&fit.device);
+        let total = fit.forecast.bound(&fit.device);
         vec![
             fit.device.name.to_string(),
             bytes(fit.device.memory_bytes),
+            bytes(fit.forecast.peak().memory.peak),
             if fit.fits { "yes" } else { "no" }.into(),
             fit.largest_batch.to_string(),
             time(total.ms()),
-            rate(fit.images_per_s(request, forecast)),
+            rate(fit.images_per_s(request)),
             total.limit().map_or(NOTHING, Limit::name).into(),
         ]
     });

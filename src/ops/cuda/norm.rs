@@ -66,21 +66,10 @@ pub fn group_norm(
     let (images, channels) = checked(x, weight, groups)?;
     let pixels = x.elem_count() / (images * channels).max(1);
     let (weight, bias) = (weight.to_dtype(DType::F32)?, bias.to_dtype(DType::F32)?);
-    let fits = channels.is_multiple_of(VECTOR)
-        && channels <= GROUP_NORM_CHANNELS
-        && images * pixels > 0
-        && matches!(activation, None | Some(Activation::Silu));
-    if let Some(dtype) = half(x).filter(|_| fits) {
-        let sizes = [images, pixels, channels, groups];
+    if let Some(dtype) = kernels(x, channels, activation) {
         let out = Given::images(reads, x.dims(), x)?;
-        return launched(
-            x,
-            (&weight, &bias),
-            sizes,
-            eps,
-            activation.is_some(),
-            (out, dtype),
-        );
+        let by_kernels = ByKernels::new(x, (&weight, &bias), (groups, eps), activation, out)?;
+        return by_kernels.with_own_statistics(dtype);
     }
     let width = channels / groups.max(1);
     let grouped = x
@@ -109,12 +98,18 @@ pub fn group_norm_given(
     let [mean, inverse] = moments
         .by_channel(channels, eps)
         .map(|values| Tensor::from_vec(values, channels, x.device()));
-    let scale = (weight.to_dtype(DType::F32)? * inverse?)?;
+    let (weight, bias) = (weight.to_dtype(DType::F32)?, bias.to_dtype(DType::F32)?);
+    let (mean, scale) = (mean?, (&weight * inverse?)?);
+    if let Some(dtype) = kernels(x, channels, activation) {
+        let out = Given::images(Reads::Float, x.dims(), x)?;
+        let by_kernels = ByKernels::new(x, (&weight, &bias), (groups, eps), activation, out)?;
+        return by_kernels.with_table(&Tensor::cat(&[&mean, &scale, &bias], 0)?, dtype);
+    }
     let normed = x
         .to_dtype(DType::F32)?
-        .broadcast_sub(&mean?)?
+        .broadcast_sub(&mean)?
         .broadcast_mul(&scale)?
-        .broadcast_add(&bias.to_dtype(DType::F32)?)?;
+        .broadcast_add(&bias)?;
     activated(normed, activation)?.to_dtype(x.dtype())
 }
 
@@ -138,43 +133,88 @@ fn activated(x: Tensor, activation: Option<Activation>) -> Result<Tensor> {
     }
 }
 
-fn launched(
-    x: &Tensor,
-    (weight, bias): (&Tensor, &Tensor),
-    [images, pixels, channels, groups]: [usize; 4],
-    eps: f64,
-    silu: bool,
-    (out, dtype): (Given, Dtype),
-) -> Result<Tensor> {
-    let x = dense(x)?;
-    let mut parameters = launch::GroupNorm {
-        x: pointer(&x)?,
-        weight: pointer(weight)?,
-        bias: pointer(bias)?,
-        out: pointer(&out.tensor)?,
-        out_scales: out.scales,
-        workspace: std::ptr::null_mut(),
-        batch: int(images)?,
-        pixels: int(pixels)?,
-        channels: int(channels)?,
-        groups: int(groups)?,
-        eps: eps as f32,
-        silu: silu.into(),
-    };
-    let floats = launch::group_norm_workspace_floats(&parameters) as usize;
-    let workspace = empty(floats, DType::F32, &x)?;
-    parameters.workspace = pointer(&workspace)?;
-    let device = device(&x)?;
-    for plan in [
-        launch::launch_group_norm_stats(&parameters, dtype),
-        launch::launch_group_norm_table(&parameters, dtype),
-        launch::launch_group_norm_apply(&parameters, dtype),
-    ] {
-        // SAFETY: images × pixels × channels values in and out, a scale for each image if it is asked
-        // for, a weight and a bias for each channel, and the workspace that launch.c asks for; each launch reads what those before it wrote.
-        unsafe { crate::cuda::launch(device, &parameters, plan) }?;
+/// The type in which the kernels take it, if they do.
+fn kernels(x: &Tensor, channels: usize, activation: Option<Activation>) -> Option<Dtype> {
+    let fits = channels.is_multiple_of(VECTOR)
+        && channels <= GROUP_NORM_CHANNELS
+        && x.elem_count() > 0
+        && matches!(activation, None | Some(Activation::Silu));
+    half(x).filter(|_| fits)
+}
+
+/// A group norm that kernels of ours do.
+struct ByKernels {
+    x: Tensor,
+    out: Given,
+    workspace: Tensor,
+    parameters: launch::GroupNorm,
+}
+
+impl ByKernels {
+    /// Of x [B, .., C]; weight and bias in float32.
+    fn new(
+        x: &Tensor,
+        (weight, bias): (&Tensor, &Tensor),
+        (groups, eps): (usize, f64),
+        activation: Option<Activation>,
+        out: Given,
+    ) -> Result<Self> {
+        let (images, channels) = checked(x, weight, groups)?;
+        let x = dense(x)?;
+        let mut parameters = launch::GroupNorm {
+            x: pointer(&x)?,
+            weight: pointer(weight)?,
+            bias: pointer(bias)?,
+            out: pointer(&out.tensor)?,
+            out_scales: out.scales,
+            workspace: std::ptr::null_mut(),
+            batch: int(images)?,
+            pixels: int(x.elem_count() / (images * channels))?,
+            channels: int(channels)?,
+            groups: int(groups)?,
+            eps: eps as f32,
+            silu: activation.is_some().into(),
+        };
+        let floats = launch::group_norm_workspace_floats(&parameters) as usize;
+        let workspace = empty(floats, DType::F32, &x)?;
+        parameters.workspace = pointer(&workspace)?;
+        Ok(Self {
+            x,
+            out,
+            workspace,
+            parameters,
+        })
     }
-    Ok(out.tensor)
+
+    fn with_own_statistics(self, dtype: Dtype) -> Result<Tensor> {
+        self.launch(launch::launch_group_norm_stats(&self.parameters, dtype))?;
+        self.launch(launch::launch_group_norm_table(&self.parameters, dtype))?;
+        self.applied(dtype)
+    }
+
+    /// By means, scales and shifts [3·C] for every image.
+    fn with_table(self, table: &Tensor, dtype: Dtype) -> Result<Tensor> {
+        let images = self.parameters.batch as usize;
+        let each = self.workspace.elem_count() / images;
+        for image in 0..images {
+            // The last of an image's part but for one word.
+            let at = (image + 1) * each - table.elem_count() - 1;
+            self.workspace.slice_set(table, 0, at)?;
+        }
+        self.applied(dtype)
+    }
+
+    fn applied(self, dtype: Dtype) -> Result<Tensor> {
+        self.launch(launch::launch_group_norm_apply(&self.parameters, dtype))?;
+        Ok(self.out.tensor)
+    }
+
+    fn launch(&self, plan: launch::Launch) -> Result<()> {
+        // SAFETY: batch × pixels × channels values in and out, a scale for each image if it is asked for, a weight and a
+        // bias for each channel, and the workspace that launch.c asks for; each launch reads what those before it, or
+        // `with_table`, wrote.
+        unsafe { crate::cuda::launch(device(&self.x)?, &self.parameters, plan) }
+    }
 }
 
 /// (x − mean) / √(variance + eps) over the last dimension.

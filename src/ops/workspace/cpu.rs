@@ -8,11 +8,11 @@ use candle_core::DType;
 use gemm_common::cache::{CACHE_INFO, KernelParams, kernel_params};
 use gemm_common::gemm::get_rhs_packing_threshold;
 
-use super::attention::{KEY_TILE, QUERY_TILE};
-use super::conv2d::block_pixels;
-use super::cpu::{steady_rows, widened_inputs};
-use super::group_norm::{Moments, block_values};
-use super::int8::{self, Reads, SCALE_BYTES, Scheme};
+use crate::ops::attention::{KEY_TILE, QUERY_TILE};
+use crate::ops::conv2d::block_pixels;
+use crate::ops::cpu::{steady_rows, widened_inputs};
+use crate::ops::group_norm::{Moments, block_values};
+use crate::ops::int8::{self, Reads, SCALE_BYTES, Scheme};
 
 /// What all CPU paths compute in.
 const F32: usize = size_of::<f32>();
