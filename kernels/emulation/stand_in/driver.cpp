@@ -15,6 +15,7 @@
 //   STAND_IN_FAIL=launch:N  the N-th launch fails, and with it all that follows, as on a GPU
 //   STAND_IN_FAIL=lost:N    the device is gone from the N-th launch, copy or allocation on
 //   STAND_IN_FAIL=image:N   the N-th module has no image for the device
+//   STAND_IN_FAIL=…:N@capture  counted from the first capture of a stream on
 //   STAND_IN_REPORT=1       at exit, tells how often each kernel ran, what was not freed (then exit status 86)
 //   STAND_IN_DRY=1          kernels and products are counted, not run: for sizes that no CPU computes in time
 #include "table.h"
@@ -105,6 +106,7 @@ struct Device {
   bool dry = atoi(setting("STAND_IN_DRY", "0"));
   std::string failing;  // alloc, launch, lost, image
   long countdown = 0;
+  bool counting = true;
   int broken = SUCCESS;  // what every call returns once the device is broken
 
   std::mutex mutex;
@@ -122,6 +124,7 @@ struct Device {
     if (const size_t colon = fail.find(':'); colon != std::string::npos) {
       failing = fail.substr(0, colon);
       countdown = atol(fail.c_str() + colon + 1);
+      counting = fail.find("@capture") == std::string::npos;
     }
   }
 
@@ -137,7 +140,7 @@ struct Device {
   }
 
   // Whether this is the call that goes wrong.
-  bool fails(const char *what) { return failing == what && --countdown == 0; }
+  bool fails(const char *what) { return counting && failing == what && --countdown == 0; }
 
   int enter() {
     if (!broken && fails("lost")) broken = DEVICE_UNAVAILABLE;
@@ -301,6 +304,7 @@ struct Device {
     Capture &capture = capture_of(stream);
     if (!stream || capture.graph) return ILLEGAL_STATE;
     capture.graph = std::make_shared<Graph>();
+    counting = true;
     capture.thread = std::this_thread::get_id();
     return broken;
   }
