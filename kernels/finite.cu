@@ -2,7 +2,7 @@
 // stage's last tensor.
 //
 // Idea: bits of |x| compare as integers; a maximum in registers, then in warps, then one atomic for each warp.
-// Shapes: x [count] f16 or bf16 → two words (launch.h: Finite).
+// Shapes: x [count] f16, bf16 or f32 → two words (launch.h: Finite).
 // Memory traffic: the tensor once.
 // Replaces: a copy to the host to look for NaN.
 // Proof: emulation/norms_test.cpp, bit for bit.
@@ -25,3 +25,4 @@ template <class T> DEVICE void finite(const Finite &p) {
 
 KERNEL(FINITE_THREADS, 4) finite_f16(const Finite p) { finite<F16>(p); }
 KERNEL(FINITE_THREADS, 4) finite_bf16(const Finite p) { finite<BF16>(p); }
+KERNEL(FINITE_THREADS, 4) finite_f32(const Finite p) { finite<float>(p); }

@@ -321,6 +321,12 @@ Launch launch_finite(const Finite *p, Dtype dtype) {
   return launch;
 }
 
+Launch launch_finite_f32(const Finite *p) {
+  Launch launch = launch_finite(p, DTYPE_F16);
+  if (!launch.error) snprintf(launch.kernel, sizeof launch.kernel, "finite_f32");
+  return launch;
+}
+
 /* A thread for each of `count` values in float32. */
 static Launch launch_latents(const char *name, const float *latents, const float *numbers, int count, int rows) {
   REQUIRE(latents && numbers, "latents or a step's numbers are missing");

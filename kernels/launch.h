@@ -213,12 +213,13 @@ Launch launch_channels_first(const Relayout *p, Dtype dtype);
 Launch launch_concat(const Concat *p, Dtype dtype);
 
 typedef struct {
-  const void *x; /* T [count], count % 8 = 0 or not */
+  const void *x; /* T or float [count], count % 8 = 0 or not */
   int64_t count;
   uint32_t *sentinel; /* zeroed before: the largest finite magnitude as float32 bits, how many values are not finite */
 } Finite;
 
 Launch launch_finite(const Finite *p, Dtype dtype);
+Launch launch_finite_f32(const Finite *p);
 
 /* ---- the sampler ------------------------------------------------------------------------------------------------ */
 

@@ -35,6 +35,7 @@ DEVICE float to_float(F16 x) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(x.bits));
   return f;
 }
+DEVICE float to_float(float x) { return x; }
 DEVICE float to_float(BF16 x) { return __uint_as_float(uint32_t(x.bits) << 16); }
 
 // Rounds to the nearest, ties to even.

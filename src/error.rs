@@ -22,7 +22,7 @@ pub enum Error {
 
     /// A stage produced NaN or an infinity.
     #[error(
-        "{stage}: {tensor} holds {bad} values that are not finite (NaN or infinity); {way_out}"
+        "{stage}: {tensor} holds {bad} values that are not finite (NaN or infinity), the others up to {largest:e}; {way_out}"
     )]
     NotFinite {
         /// The stage that computed the values.
@@ -31,6 +31,8 @@ pub enum Error {
         tensor: String,
         /// How many values are NaN or infinite.
         bad: usize,
+        /// The largest magnitude of the others.
+        largest: f32,
         /// What the user can do.
         way_out: String,
     },

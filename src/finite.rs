@@ -5,47 +5,73 @@ use candle_core::{CpuStorage, DType, Storage, Tensor};
 use crate::error::{Error, Result};
 use crate::observe::Stage;
 
+/// What was seen of a tensor's values.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// How many are NaN or infinite.
+    pub bad: usize,
+    /// The largest magnitude of the others.
+    pub largest: f32,
+}
+
 /// An error that names the stage, if a value is NaN or infinite.
 pub fn check_finite(stage: Stage, tensor: &str, value: &Tensor) -> Result<()> {
-    none_not_finite(stage, tensor, not_finite(value)?)
+    seen(value)?.check(stage, tensor)
 }
 
-/// The same, once they are counted.
-pub fn none_not_finite(stage: Stage, tensor: &str, bad: usize) -> Result<()> {
-    if bad == 0 {
-        return Ok(());
+impl Seen {
+    /// An error that names the stage, if a value was NaN or infinite.
+    pub fn check(self, stage: Stage, tensor: &str) -> Result<()> {
+        let Self { bad, largest } = self;
+        if bad == 0 {
+            return Ok(());
+        }
+        let component = match stage {
+            Stage::TextEncode => "text",
+            Stage::VaeEncode | Stage::VaeDecode => "vae",
+            _ => "unet",
+        };
+        Err(Error::NotFinite {
+            stage,
+            tensor: tensor.to_owned(),
+            bad,
+            largest,
+            way_out: format!(
+                "half precision overflows in some models: try --dtype {component}=bf16 or \
+                 {component}=f32; if it is f32 already, the checkpoint's weights are damaged or the \
+                 guidance is far too high"
+            ),
+        })
     }
-    let component = match stage {
-        Stage::TextEncode => "text",
-        Stage::VaeEncode | Stage::VaeDecode => "vae",
-        _ => "unet",
-    };
-    Err(Error::NotFinite {
-        stage,
-        tensor: tensor.to_owned(),
-        bad,
-        way_out: format!(
-            "half precision overflows in some models: try --dtype {component}=bf16 or \
-             {component}=f32; if it is f32 already, the checkpoint's weights are damaged or the \
-             guidance is far too high"
-        ),
-    })
 }
 
-/// How many values are NaN or infinite; looked for where they lie.
-pub fn not_finite(value: &Tensor) -> candle_core::Result<usize> {
+/// Looks through all values, where they lie.
+pub fn seen(value: &Tensor) -> candle_core::Result<Seen> {
     #[cfg(feature = "cuda")]
     if value.device().is_cuda() {
-        return crate::ops::not_finite(value);
+        return crate::ops::seen(value);
     }
-    let count = |values: &[f32]| values.iter().filter(|v| !v.is_finite()).count();
+    let through = |values: &[f32]| {
+        values
+            .iter()
+            .fold(Seen::default(), |seen, value| match value.is_finite() {
+                true => Seen {
+                    largest: seen.largest.max(value.abs()),
+                    ..seen
+                },
+                false => Seen {
+                    bad: seen.bad + 1,
+                    ..seen
+                },
+            })
+    };
     let value = value.to_dtype(DType::F32)?;
     let (storage, layout) = value.storage_and_layout();
     if let (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) =
         (&*storage, layout.contiguous_offsets())
     {
-        return Ok(count(&values[start..end]));
+        return Ok(through(&values[start..end]));
     }
     drop(storage);
-    Ok(count(&value.flatten_all()?.to_vec1::<f32>()?))
+    Ok(through(&value.flatten_all()?.to_vec1::<f32>()?))
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use darkroom::device::DeviceChoice;
-use darkroom::finite::check_finite;
+use darkroom::finite::seen;
 use darkroom::observe::{Event, Observer, Stage};
 use darkroom::ops::int8::{LIMIT, SCALE_BYTES, Scheme};
 use darkroom::ops::probe::{self, Call, watch};
@@ -791,16 +791,18 @@ fn values_that_are_not_finite_are_found() -> Result<()> {
     for dtype in TYPES {
         for count in [1, 7, 8, 1000, 4099] {
             let sound = noise(17, &[count], 1.0, dtype)?.to_vec1::<f32>()?;
-            let found = |values: &[f32]| {
-                let x = to(&Tensor::new(values, &CPU)?, dtype, &gpu)?;
-                Ok::<_, candle_core::Error>(check_finite(Stage::Denoise, "x", &x).is_err())
+            let on = |values: &[f32], device: &Device| {
+                seen(&to(&Tensor::new(values, &CPU)?, dtype, device)?)
             };
-            assert!(!found(&sound)?, "{dtype:?} {count}");
+            assert_eq!(on(&sound, &gpu)?, on(&sound, &CPU)?, "{dtype:?} {count}");
+            assert_eq!(on(&sound, &gpu)?.bad, 0, "{dtype:?} {count}");
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 for at in [0, count / 2, count - 1] {
                     let mut values = sound.clone();
                     values[at] = bad;
-                    assert!(found(&values)?, "{dtype:?} {count} {bad} at {at}");
+                    let got = on(&values, &gpu)?;
+                    assert_eq!(got, on(&values, &CPU)?, "{dtype:?} {count} {bad} at {at}");
+                    assert_eq!(got.bad, 1, "{dtype:?} {count} {bad} at {at}");
                 }
             }
         }

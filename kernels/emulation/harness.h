@@ -50,7 +50,7 @@ template <class T> double wide(T x) { return to_float(x); }
 template <class T> double round_to(double x) { return to_float(from_float<T>(float(x))); }
 
 template <class T> constexpr Dtype DTYPE = std::is_same_v<T, F16> ? DTYPE_F16 : DTYPE_BF16;
-template <class T> constexpr const char *NAME = std::is_same_v<T, F16> ? "f16" : "bf16";
+template <class T> constexpr const char *NAME = std::is_same_v<T, F16> ? "f16" : std::is_same_v<T, BF16> ? "bf16" : "f32";
 
 // Runs one case; what it says in complaints is printed and counts as failure.
 struct Complaints {

@@ -19,7 +19,7 @@ static const Entries<Images> IMAGES = {
 static const Entries<GroupNorm> GROUP_NORMS = {
     {"group_norm_stats_f16", group_norm_stats_f16}, {"group_norm_stats_bf16", group_norm_stats_bf16}, {"group_norm_table_f16", group_norm_table_f16}, {"group_norm_table_bf16", group_norm_table_bf16},
     {"group_norm_apply_f16", group_norm_apply_f16}, {"group_norm_apply_bf16", group_norm_apply_bf16}, {"group_norm_apply_int8_f16", group_norm_apply_int8_f16}, {"group_norm_apply_int8_bf16", group_norm_apply_int8_bf16}};
-static const Entries<Finite> FINITES = {{"finite_f16", finite_f16}, {"finite_bf16", finite_bf16}};
+static const Entries<Finite> FINITES = {{"finite_f16", finite_f16}, {"finite_bf16", finite_bf16}, {"finite_f32", finite_f32}};
 
 // int8 values of exact numbers under the kernel's own scale: equal, but where float32 may fall on the other side of a
 // half.
@@ -249,7 +249,10 @@ template <class T> void finite_case(int count, int bad) {
         not_finite++;
     std::vector<uint32_t> sentinel(2, 0);
     const Finite p = {x.data(), count, sentinel.data()};
-    launch(FINITES, launch_finite(&p, DTYPE<T>), p, 9, complain);
+    if constexpr (std::is_same_v<T, float>)
+      launch(FINITES, launch_finite_f32(&p), p, 9, complain);
+    else
+      launch(FINITES, launch_finite(&p, DTYPE<T>), p, 9, complain);
     if (sentinel[0] != largest || sentinel[1] != not_finite) complain("%08x %u, not %08x %u", sentinel[0], sentinel[1], largest, not_finite);
   });
 }
@@ -286,5 +289,8 @@ template <class T> void all() {
 int main() {
   all<F16>();
   all<BF16>();
+  finite_case<float>(1, 0);
+  finite_case<float>(1003, 3);
+  if (!small_only) finite_case<float>(300000, 7);
   return finish();
 }

@@ -15,9 +15,11 @@ inline float to_float(F16 x) {
   memcpy(&h, &x.bits, 2);
   return h;
 }
+inline float to_float(float x) { return x; }
 inline float to_float(BF16 x) { return __uint_as_float(uint32_t(x.bits) << 16); }
 
 template <class T> T from_float(float f);
+template <> inline float from_float<float>(float f) { return f; }
 template <> inline F16 from_float<F16>(float f) {
   const _Float16 h = f;
   F16 x;

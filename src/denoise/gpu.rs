@@ -5,8 +5,9 @@ use candle_core::{Device, Tensor};
 use super::{Model, State};
 use crate::cuda::Replay;
 use crate::error::{Error, Result};
+use crate::finite::Seen;
 use crate::guidance::guide;
-use crate::ops::{SamplerStep, model_input, sampler_step};
+use crate::ops::{SamplerStep, model_input, sampler_step, told};
 use crate::scheduler::{Schedule, Step};
 
 pub struct Sampler<'a> {
@@ -31,7 +32,7 @@ impl<'a> Sampler<'a> {
         at: &Step,
         state: &State,
         noise: Option<Tensor>,
-    ) -> Result<(State, usize)> {
+    ) -> Result<(State, Seen)> {
         let latents = &state.latents;
         let device = latents.device();
         // Every step has the same inputs, be it with a coefficient of 0.
@@ -56,9 +57,9 @@ impl<'a> Sampler<'a> {
         }?;
         let [latents, x0, sentinel] = results.try_into().expect("work gives three");
         // The step's end, for whoever watches: all of it has run once this is here.
-        let bad = sentinel.to_vec1::<u32>()?[1] as usize;
+        let seen = told(&sentinel)?;
         let x0 = Some(x0);
-        Ok((State { latents, x0 }, bad))
+        Ok((State { latents, x0 }, seen))
     }
 }
 

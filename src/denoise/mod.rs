@@ -8,7 +8,7 @@ mod gpu;
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
-use crate::finite::{none_not_finite, not_finite};
+use crate::finite::{Seen, seen};
 use crate::guidance::guide;
 use crate::observe::{Event, Observer, Stage, step};
 use crate::rng::NoiseSource;
@@ -77,21 +77,17 @@ pub fn denoise(
                 _ => Some(draw(noise, latents.dims(), latents.device())?),
             };
             #[cfg(feature = "cuda")]
-            let (next, bad) = match latents.device().is_cuda() {
+            let (next, seen) = match latents.device().is_cuda() {
                 true => on_gpu.step(at, &state, fresh)?,
                 false => model.step(at, &state, fresh)?,
             };
             #[cfg(not(feature = "cuda"))]
-            let (next, bad) = model.step(at, &state, fresh)?;
+            let (next, seen) = model.step(at, &state, fresh)?;
             observer.on(Event::Tensor {
                 name: &format!("latents_{index:03}"),
                 value: &next.latents,
             })?;
-            none_not_finite(
-                Stage::Denoise,
-                &format!("latents of step {}", index + 1),
-                bad,
-            )?;
+            seen.check(Stage::Denoise, &format!("latents of step {}", index + 1))?;
             Ok(next)
         })?;
     }
@@ -99,13 +95,13 @@ pub fn denoise(
 }
 
 impl Model<'_> {
-    /// The state after the step, and how many of its latents are not finite.
-    fn step(&self, at: &Step, state: &State, noise: Option<Tensor>) -> Result<(State, usize)> {
+    /// The state after the step, and what was seen of its latents.
+    fn step(&self, at: &Step, state: &State, noise: Option<Tensor>) -> Result<(State, Seen)> {
         let input = (&state.latents * at.input_scale)?;
         let output = self.predict(&input, at.timestep)?;
         let next = advance(at, state, &output, noise)?;
-        let bad = not_finite(&next.latents)?;
-        Ok((next, bad))
+        let seen = seen(&next.latents)?;
+        Ok((next, seen))
     }
 
     /// The network's output for latents [B, L, h, w], guided where there are two rows to guide between.

@@ -41,7 +41,7 @@ pub use weight::OUTPUTS_LAST;
 
 pub(crate) use cpu::vectorised;
 #[cfg(feature = "cuda")]
-pub(crate) use cuda::not_finite;
-#[cfg(feature = "cuda")]
 pub use cuda::{SamplerStep, model_input, sampler_step};
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::{seen, told};
 pub(crate) use weight::Turn;

@@ -107,8 +107,10 @@ fn a_damaged_weight_is_reported_by_its_stage() {
                     stage,
                     tensor: named,
                     bad,
+                    largest,
                     way_out,
                 }) => {
+                    assert!(largest.is_finite(), "{largest}");
                     assert_eq!(stage, wanted_stage, "{file} {tensor}");
                     assert!(named.contains(wanted_tensor), "{file} {tensor}: {named}");
                     assert!(bad > 0 && way_out.contains(&format!("{component}=bf16")));

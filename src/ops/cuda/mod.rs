@@ -31,6 +31,7 @@ use candle_core::{CudaStorage, DType, Result, Shape, Storage, Tensor};
 use half::{bf16, f16};
 
 use crate::cuda::launch::{self, Dtype, Pointer};
+use crate::finite::Seen;
 
 /// Whether the kernels' vectors, of eight values, divide so many.
 fn in_eights(count: usize) -> bool {
@@ -109,14 +110,11 @@ fn int(size: usize) -> Result<c_int> {
     }
 }
 
-/// How many values of `x` are NaN or infinite.
-pub fn not_finite(x: &Tensor) -> Result<usize> {
-    let Some(dtype) = half(x).filter(|_| x.elem_count() > 0) else {
-        // Only those differ from themselves once they are multiplied by 0.
-        let zeros = (x * 0.0)?;
-        let bad = zeros.ne(&zeros)?.to_dtype(DType::F32)?;
-        return Ok(bad.sum_all()?.to_scalar::<f32>()? as usize);
-    };
+/// What of `x` is not finite, and how large the rest is.
+pub fn seen(x: &Tensor) -> Result<Seen> {
+    if x.elem_count() == 0 {
+        return Ok(Seen::default());
+    }
     let x = dense(x)?;
     let sentinel = Tensor::zeros(2, DType::U32, x.device())?;
     let parameters = launch::Finite {
@@ -124,8 +122,23 @@ pub fn not_finite(x: &Tensor) -> Result<usize> {
         count: x.elem_count() as i64,
         sentinel: pointer(&sentinel)?,
     };
-    let plan = launch::launch_finite(&parameters, dtype);
-    // SAFETY: `count` values of `dtype`, and two zeroed words.
+    let plan = match (half(&x), x.dtype()) {
+        (Some(dtype), _) => launch::launch_finite(&parameters, dtype),
+        (None, DType::F32) => launch::launch_finite_f32(&parameters),
+        (None, other) => candle_core::bail!("no kernel looks through {other:?}"),
+    };
+    // SAFETY: `count` values of the type that the kernel is for, and two zeroed words.
     unsafe { crate::cuda::launch(device(&x)?, &parameters, plan) }?;
-    Ok(sentinel.to_vec1::<u32>()?[1] as usize)
+    told(&sentinel)
+}
+
+/// What a kernel's sentinel says; waits for it.
+pub fn told(sentinel: &Tensor) -> Result<Seen> {
+    match sentinel.to_vec1::<u32>()?[..] {
+        [largest, bad] => Ok(Seen {
+            bad: bad as usize,
+            largest: f32::from_bits(largest),
+        }),
+        _ => candle_core::bail!("a sentinel is two words"),
+    }
 }
