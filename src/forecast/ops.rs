@@ -8,7 +8,7 @@ use super::launches;
 use crate::measure::op::Work;
 use crate::ops::int8::Scheme;
 use crate::ops::workspace::{cpu, gpu};
-use crate::ops::{Activation, Padding, Reads, out_size, work};
+use crate::ops::{Activation, Padding, Reads, doubles, out_size, work};
 
 /// x [.., in] → [.., outputs].
 pub fn linear(x: &Tensor, outputs: usize, bias: bool) -> Tensor {
@@ -139,9 +139,7 @@ impl Conv {
     /// The convolution of the image enlarged to a size, which a GPU's kernel reads as if it were.
     pub fn forward_upsampled(self, image: &Tensor, [height, width]: [usize; 2]) -> Tensor {
         let [batch, from_height, from_width, inputs] = image.sizes();
-        let doubled = [(from_height, height), (from_width, width)]
-            .iter()
-            .all(|(from, to)| *from == to.div_ceil(2));
+        let doubled = doubles(from_height, height) && doubles(from_width, width);
         let on_gpu = image.heap().processor() == Processor::Gpu;
         if on_gpu && gpu::in_half(image.dtype()) && !self.pointwise() && doubled {
             return self.run(image, [batch, height, width, inputs], None);

@@ -44,4 +44,5 @@ pub(crate) use cpu::vectorised;
 pub use cuda::{SamplerStep, model_input, sampler_step};
 #[cfg(feature = "cuda")]
 pub(crate) use cuda::{seen, told};
+pub(crate) use movement::doubles;
 pub(crate) use weight::Turn;

@@ -152,6 +152,20 @@ pub fn upsample_nearest(image: &Tensor, height: usize, width: usize) -> Result<T
     )
 }
 
+/// The pixel of `input` that pixel i of `output` is; torch takes the ratio in float32.
+pub(super) fn source(i: usize, input: usize, output: usize) -> usize {
+    ((i as f32 * (input as f32 / output as f32)) as usize).min(input - 1)
+}
+
+/// Up to this edge, [`source`] makes an image's double, less perhaps its last row, what it should be: pixel i is pixel
+/// ⌊i/2⌋. Beyond it float32 rounds some ratio too far.
+const DOUBLED_EDGE: usize = 4188;
+
+/// Whether an edge enlarged from one length to another has each pixel twice, the last perhaps once.
+pub(crate) fn doubles(from: usize, to: usize) -> bool {
+    from == to.div_ceil(2) && to <= DOUBLED_EDGE
+}
+
 struct Upsample {
     height: usize,
     width: usize,
@@ -162,10 +176,6 @@ impl Upsample {
         let (batch, in_height, in_width, channels) = layout.shape().dims4()?;
         let data = &data[range(layout)?];
         let mut out = vec![T::default(); batch * self.height * self.width * channels];
-        // torch takes the ratio in float32.
-        let source = |i: usize, input: usize, output: usize| {
-            ((i as f32 * (input as f32 / output as f32)) as usize).min(input - 1)
-        };
         let columns: Vec<usize> = (0..self.width)
             .map(|x| source(x, in_width, self.width) * channels)
             .collect();
@@ -201,5 +211,20 @@ impl CustomOp1 for Upsample {
         };
         let (batch, _, _, channels) = layout.shape().dims4()?;
         Ok((out, (batch, self.height, self.width, channels).into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubles_are_what_a_kernel_that_halves_reads() {
+        let halved = |to: usize| (0..to).all(|i| source(i, to.div_ceil(2), to) == i / 2);
+        for to in 1..=DOUBLED_EDGE {
+            assert!(doubles(to.div_ceil(2), to) && halved(to), "{to}");
+        }
+        assert!(!halved(DOUBLED_EDGE + 1), "the limit could be higher");
+        assert!(!doubles(3, 4) && !doubles(2, 5));
     }
 }

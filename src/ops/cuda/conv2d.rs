@@ -9,6 +9,7 @@ use crate::cuda::Kernels;
 use crate::cuda::launch::{self, Dtype, Output};
 use crate::ops::Reads;
 use crate::ops::conv2d::{ConvShape, Padding, out_size};
+use crate::ops::doubles;
 use crate::ops::int8::SCALE_BYTES;
 use crate::ops::weight::Weight;
 
@@ -20,15 +21,11 @@ pub fn conv2d_adds(weight: &Weight, shape: ConvShape, dtype: DType) -> bool {
     }
 }
 
-/// Up to this edge, torch's ratio in float32 makes an image's double, less perhaps its last row, what
-/// its kernel reads: pixel i is pixel ⌊i/2⌋.
-const DOUBLED_EDGE: usize = 4188;
-
 /// Whether the convolution's kernel reads an image of the size `from` as enlarged to `to`
 /// ([`crate::ops::upsample_nearest`]).
 pub fn conv2d_upsamples(shape: ConvShape, dtype: DType, from: [usize; 2], to: [usize; 2]) -> bool {
-    let doubled = |(from, to): (usize, usize)| from == to.div_ceil(2) && to <= DOUBLED_EDGE;
-    half_of(dtype).is_some() && !pointwise(shape) && from.into_iter().zip(to).all(doubled)
+    let doubled = from.into_iter().zip(to).all(|(from, to)| doubles(from, to));
+    half_of(dtype).is_some() && !pointwise(shape) && doubled
 }
 
 /// image [B, H, W, in], of floats or in int8 → [B, H', W', out] of `result`, with what is `added`

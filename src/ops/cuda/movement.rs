@@ -4,6 +4,7 @@ use candle_core::{D, DType, Result, Tensor};
 
 use super::{dense, device, empty, half, half_of, in_eights, int, pointer};
 use crate::cuda::launch;
+use crate::ops::movement::source;
 
 /// image [B, C, H, W] → [B, H, W, C] in the given type.
 pub fn to_channels_last(image: &Tensor, dtype: DType) -> Result<Tensor> {
@@ -79,10 +80,8 @@ pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// image [B, H, W, C] → [B, height, width, C], each pixel the one at floor(i · H / height).
 pub fn upsample_nearest(image: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     let (_, in_height, in_width, _) = image.dims4()?;
-    // torch takes the ratio in float32.
-    let sources = |input: usize, output: usize| {
-        let ratio = input as f32 / output as f32;
-        let at = (0..output).map(|i| ((i as f32 * ratio) as usize).min(input - 1) as u32);
+    let sources = |input, output| {
+        let at = (0..output).map(|i| source(i, input, output) as u32);
         Tensor::from_iter(at, image.device())
     };
     image
