@@ -237,6 +237,8 @@ int64_t group_norm_workspace_floats(const GroupNorm *p) {
   return p->batch * (chunks * (2 * p->groups + 2 * p->channels) + 3 * p->channels + 1);
 }
 
+int64_t group_norm_chunk_pixels(const GroupNorm *p) { return group_norm_chunk(p->pixels); }
+
 /* Threads are (pixels side by side) × (channels / 8); the grid is (chunks, images). */
 static Launch launch_chunks(const char *name, const char *quantised, const GroupNorm *p, Dtype dtype) {
   const char *error = check_group_norm(p, dtype);

@@ -172,6 +172,7 @@ Launch launch_group_norm_stats(const GroupNorm *p, Dtype dtype);
 Launch launch_group_norm_table(const GroupNorm *p, Dtype dtype);
 Launch launch_group_norm_apply(const GroupNorm *p, Dtype dtype);
 int64_t group_norm_workspace_floats(const GroupNorm *p);
+int64_t group_norm_chunk_pixels(const GroupNorm *p); /* of those whose moments, [chunks, groups, 2], begin an image's workspace */
 
 /* ---- value by value, and values put elsewhere ----------------------------------------------------------------- */
 

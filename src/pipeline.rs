@@ -113,11 +113,11 @@ impl Pipeline {
     }
 
     /// Sets `bytes` of a GPU's memory aside, once, for all that runs need besides the weights
-    /// ([`Forecast::workspace_bytes`](crate::forecast::Forecast::workspace_bytes)), and an eighth more for the gaps that
-    /// tensors of different sizes leave, if it has so much in one piece. A CUDA graph has a workspace of its own.
+    /// ([`Forecast::workspace_bytes`](crate::forecast::Forecast::workspace_bytes)), if it has so much in one piece. A CUDA
+    /// graph has a workspace of its own.
     pub fn with_workspace(self, bytes: u64) -> Self {
         if !self.cuda_graph {
-            set_aside(&self.device, bytes + bytes / 8);
+            set_aside(&self.device, bytes);
         }
         self
     }

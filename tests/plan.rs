@@ -131,11 +131,11 @@ fn what_does_not_fit_says_what_would() {
         .expect("it is tried");
     assert_eq!(way["fits"], true);
     let peak = |args: &[&str]| {
-        json(&[&SDXL[..], args].concat())["peak_bytes"]
+        json(&[&SDXL[..], args].concat())["devices"][0]["needed_bytes"]
             .as_u64()
             .expect("a number")
     };
-    assert_eq!(way["peak_bytes"], peak(&["--dtype", "bf16"]));
+    assert_eq!(way["needed_bytes"], peak(&["--dtype", "bf16"]));
     assert!(text.contains("  --dtype bf16: "), "{text}");
     assert!(peak(&["--vae-tile", "64"]) < peak(&[]));
     // A GPU computes in half precision where nothing else is asked for.

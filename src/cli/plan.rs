@@ -82,7 +82,7 @@ fn auto(model: &Model, request: &Request, devices: &[Device]) -> Result<usize> {
 fn fit(model: &Model, request: &Request, device: Device) -> Result<Fit> {
     let processor = device.processor;
     let forecast = forecast(model, request, processor)?;
-    let fits = forecast.peak().memory.peak <= device.memory_bytes;
+    let fits = forecast.needed_bytes() <= device.memory_bytes;
     let ways_out = match fits {
         true => Vec::new(),
         false => ways_out(model, request, processor)?,

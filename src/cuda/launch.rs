@@ -240,6 +240,7 @@ unsafe extern "C" {
     pub safe fn launch_group_norm_table(p: &GroupNorm, dtype: Dtype) -> Launch;
     pub safe fn launch_group_norm_apply(p: &GroupNorm, dtype: Dtype) -> Launch;
     pub safe fn group_norm_workspace_floats(p: &GroupNorm) -> i64;
+    pub safe fn group_norm_chunk_pixels(p: &GroupNorm) -> i64;
     pub safe fn launch_finite(p: &Finite, dtype: Dtype) -> Launch;
     pub safe fn launch_finite_f32(p: &Finite) -> Launch;
     pub safe fn launch_add_rows(p: &Sum, dtype: Dtype) -> Launch;

@@ -23,7 +23,7 @@ pub fn largest_batch(
             seed: 0,
             ..request.clone()
         };
-        Ok(forecast(model, &request, processor)?.peak().memory.peak <= free_bytes)
+        Ok(forecast(model, &request, processor)?.needed_bytes() <= free_bytes)
     };
     // The peak grows with the batch: doubled until it does not fit, then halved in between.
     let (mut most, mut too_many) = (0, 1);
@@ -55,7 +55,7 @@ pub fn fitting(
     let whole = forecast(model, request, processor)?;
     let stage = whole.peak();
     let memory = stage.memory;
-    if memory.peak <= free_bytes {
+    if whole.needed_bytes() <= free_bytes {
         return Ok(whole);
     }
     let Request {
@@ -65,9 +65,13 @@ pub fn fitting(
         ..
     } = *request;
     let images = if count == 1 { "image" } else { "images" };
+    let gaps = match whole.needed_bytes() - memory.peak {
+        0 => String::new(),
+        gaps => format!(", room for gaps {}", BinaryBytes(gaps)),
+    };
     let mut text = format!(
-        "{count} {images} of {height_px}x{width_px} (height x width): {} are needed in {}, {} {}, images and activations {}, workspace {}; {} are free",
-        BinaryBytes(memory.peak),
+        "{count} {images} of {height_px}x{width_px} (height x width): {} are needed in {}, {} {}, images and activations {}, workspace {}{gaps}; {} are free",
+        BinaryBytes(whole.needed_bytes()),
         stage.stage,
         match processor {
             Processor::Cpu { .. } => "weights and vocabularies",
@@ -81,12 +85,12 @@ pub fn fitting(
     let ways = ways_out(model, request, processor)?;
     let mut fitting = ways
         .iter()
-        .filter(|way| way.peak_bytes() <= free_bytes)
+        .filter(|way| way.needed_bytes() <= free_bytes)
         .peekable();
     if fitting.peek().is_none() {
         text += "\n  no tiling, precision or smaller batch makes it fit";
-        if let Some(least) = ways.iter().min_by_key(|way| way.peak_bytes()) {
-            let needed = BinaryBytes(least.peak_bytes());
+        if let Some(least) = ways.iter().min_by_key(|way| way.needed_bytes()) {
+            let needed = BinaryBytes(least.needed_bytes());
             text += &format!(": {} still needs {needed}", least.options);
         }
     }
@@ -94,7 +98,7 @@ pub fn fitting(
         text += &format!(
             "\n  {} needs {}",
             way.options,
-            BinaryBytes(way.peak_bytes())
+            BinaryBytes(way.needed_bytes())
         );
     }
     Err(Error::Memory(text))
@@ -110,9 +114,9 @@ pub struct WayOut {
 }
 
 impl WayOut {
-    /// The run's highest.
-    pub fn peak_bytes(&self) -> u64 {
-        self.forecast.peak().memory.peak
+    /// What has to be free for it.
+    pub fn needed_bytes(&self) -> u64 {
+        self.forecast.needed_bytes()
     }
 }
 
@@ -122,7 +126,7 @@ const TILES: [usize; 2] = [64, 32];
 /// Changes that keep the picture's size, from the gentlest on, that lower the run's peak: decoding in
 /// tiles, half precision, int8, these together, one image at a time. A smaller tile stands there only if it helps.
 pub fn ways_out(model: &Model, request: &Request, processor: Processor) -> Result<Vec<WayOut>> {
-    let peak = forecast(model, request, processor)?.peak().memory.peak;
+    let needed = forecast(model, request, processor)?.needed_bytes();
     let mut tiles = vec![None];
     tiles.extend(TILES.map(Some).into_iter().filter(|tile| {
         let edge = request.height_px.max(request.width_px) / model.vae().factor();
@@ -150,7 +154,7 @@ pub fn ways_out(model: &Model, request: &Request, processor: Processor) -> Resul
     let mut ways = Vec::new();
     for &count in &counts {
         for (of_type, precision) in &types {
-            let mut least = peak;
+            let mut least = needed;
             for &tile in &tiles {
                 let options = [
                     of_type.clone(),
@@ -169,8 +173,8 @@ pub fn ways_out(model: &Model, request: &Request, processor: Processor) -> Resul
                     options: options.join(" "),
                     forecast,
                 };
-                if way.peak_bytes() < least {
-                    least = way.peak_bytes();
+                if way.needed_bytes() < least {
+                    least = way.needed_bytes();
                     ways.push(way);
                 }
             }

@@ -16,6 +16,9 @@ use crate::ops::Reads;
 use crate::ops::int8::SCALE_BYTES;
 use crate::ops::workspace::cpu::gemm_slab;
 
+/// What a GPU's pool gives is a multiple of this.
+const GRANULE_BYTES: u64 = 512;
+
 /// The counted heap, and the operations that ran on it.
 #[derive(Clone, Debug)]
 pub struct Heap {
@@ -160,6 +163,10 @@ impl Heap {
     }
 
     fn block(&self, dims: Vec<usize>, dtype: DType, bytes: u64) -> Tensor {
+        let bytes = match self.processor {
+            Processor::Cpu { .. } => bytes,
+            Processor::Gpu => bytes.next_multiple_of(GRANULE_BYTES),
+        };
         self.keep(bytes as usize);
         Tensor {
             dims,

@@ -79,6 +79,8 @@ pub struct Forecast {
     pub components: Vec<ComponentForecast>,
     /// The stages that run, in order; loading is the first.
     pub stages: Vec<StageForecast>,
+    /// What computes.
+    pub processor: Processor,
 }
 
 /// One component in memory.
@@ -131,8 +133,27 @@ impl Forecast {
         highest.expect("loading is always one")
     }
 
-    /// The most that a stage holds besides the weights, once they are loaded.
+    /// Memory that has to be free for it: the highest peak, on a GPU with room for gaps.
+    pub fn needed_bytes(&self) -> u64 {
+        let peak = self.peak().memory;
+        match self.processor {
+            Processor::Cpu { .. } => peak.peak,
+            Processor::Gpu => peak.peak.max(peak.resident + self.workspace_bytes()),
+        }
+    }
+
+    /// What is taken in one piece for a run besides the weights: the most that a stage holds, once they are loaded, and on
+    /// a GPU an eighth more for the gaps that tensors of different sizes leave in its pool.
     pub fn workspace_bytes(&self) -> u64 {
+        let held = self.held_bytes();
+        match self.processor {
+            Processor::Cpu { .. } => held,
+            Processor::Gpu => held + held / 8,
+        }
+    }
+
+    /// The most that a stage holds besides the weights, once they are loaded.
+    pub fn held_bytes(&self) -> u64 {
         let run = self
             .stages
             .iter()

@@ -285,11 +285,13 @@ pub fn group_norm(
     let kernels = launches::group_norm(x.dtype(), channels, activation);
     x.heap().launch(kernels.filter(|_| !given));
     if statistics == Statistics::Taken {
-        // Of an image on a GPU the CPU takes them.
-        let workspace = cpu::group_norm_moments(x.dtype(), pixels, channels, groups);
-        if x.heap().processor() != Processor::Gpu {
-            x.heap().pass(workspace);
-        }
+        x.heap().pass(match x.heap().processor() {
+            Processor::Cpu { .. } => cpu::group_norm_moments(x.dtype(), pixels, channels, groups),
+            Processor::Gpu => {
+                let image = (images, pixels / images.max(1));
+                gpu::group_norm(x.dtype(), image, (channels, groups), None, false)
+            }
+        });
     }
     let work = match activation {
         Some(activation) if given => work::group_norm_given(pixels, channels, activation, bytes),

@@ -78,7 +78,11 @@ pub fn walk(model: &Model, request: &Request, processor: Processor) -> Result<Fo
     done(Stage::VaeDecode, &run.heap);
     run.post_process(pixels);
     done(Stage::PostProcess, &run.heap);
-    Ok(Forecast { components, stages })
+    Ok(Forecast {
+        components,
+        stages,
+        processor,
+    })
 }
 
 struct Run<'a> {

@@ -89,8 +89,22 @@ impl GroupNorm {
         self.run(x, op)
     }
 
-    /// The statistics of the image x [1, .., C], computed on the CPU.
+    /// The statistics of the image x [1, .., C]. Where a GPU has a kernel for them it gives those of chunks, which the CPU
+    /// merges; else the CPU computes them.
     pub fn moments(&self, x: &Tensor) -> Result<Moments> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda()
+            && let Some(chunks) = super::cuda::group_norm_moments(x, &self.weight, self.groups)?
+        {
+            let merged = chunks.into_iter().map(|(count, groups)| Moments {
+                count,
+                mean: groups.iter().map(|[mean, _]| f64::from(*mean)).collect(),
+                squares: groups.iter().map(|[_, sum]| f64::from(*sum)).collect(),
+            });
+            if let Some(moments) = merged.reduce(Moments::merge) {
+                return Ok(moments);
+            }
+        }
         let x = x.contiguous()?.to_device(&Device::Cpu)?;
         let (storage, layout) = x.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else {

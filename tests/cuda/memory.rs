@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Result};
 use cudarc::driver::result;
 use cudarc::driver::sys::{CUmemPool_attribute, CUmemoryPool};
+use darkroom::device::{self, set_aside};
 use darkroom::forecast::{Forecast, Model, Processor, forecast};
 use darkroom::measure::op::Work;
 use darkroom::measure::recorder::{Recorder, StageRecord};
-use darkroom::observe::Stage;
 use darkroom::ops::int8::Scheme;
 use darkroom::pipeline::{Pipeline, Start};
 use darkroom::request::{Dtype, InitImage, Precision, Request, Size};
@@ -36,6 +36,12 @@ fn micro() -> Checkpoint {
 fn forecast_of(checkpoint: &Checkpoint, request: &Request) -> Forecast {
     let model = Model::of(checkpoint).expect("a sound model");
     forecast(&model, request, Processor::Gpu).expect("a sound request")
+}
+
+/// Whether the device is the stand-in, whose pool leaves no gaps between tensors.
+fn emulated() -> bool {
+    let driver = device::driver(&open_gpu()).expect("a sound GPU");
+    driver.is_some_and(|driver| driver.contains("emulated"))
 }
 
 fn pool_of(gpu: &Device) -> CUmemoryPool {
@@ -73,7 +79,8 @@ fn run(checkpoint: &Checkpoint, request: &Request) -> Vec<StageRecord> {
 }
 
 /// In half precision the operations are the forecast's, and the pool's highest mark of each stage is at most what it
-/// says, and not far below; float32, by candle's operations, is only bounded.
+/// says, and within a twentieth and 8 KiB of it; float32, by candle's operations, within a quarter. A real pool's granules
+/// and gaps are not known: there the figures are told, and only operations judge.
 #[test]
 fn a_run_is_what_its_forecast_says() {
     let _alone = POOL.write();
@@ -122,6 +129,7 @@ fn a_run_is_what_its_forecast_says() {
         ("picture", from_picture),
         ("f32", request(64, 64, all(Dtype::F32))),
     ];
+    let emulated = emulated();
     let mut wrong = Vec::new();
     for (what, request) in grid {
         let forecast = forecast_of(&micro(), &request);
@@ -138,19 +146,23 @@ fn a_run_is_what_its_forecast_says() {
             let gpu = record.gpu.as_ref().expect("it ran on one");
             [gpu.pool_peak_bytes, gpu.pool_end_bytes].map(|bytes| bytes.expect("it has a pool"))
         };
-        let resident = bytes(&records[0])[1];
+        let [load, resident] = bytes(&records[0]);
         let foreseen = forecast.stages[0].memory;
         let far = |what: String, measured: u64, foreseen: u64, slack: f64| {
             println!("{what}: {measured} B, forecast {foreseen} B");
-            let most = measured as f64 * (1.0 + slack) + 65536.0;
+            let most = measured as f64 * (1.0 + slack) + 8.0 * 1024.0;
             // Scalars are not forecast.
-            if measured > foreseen + 4096 || foreseen as f64 > most {
-                return Some(format!("{what}: {measured} B, forecast {foreseen} B"));
-            }
-            None
+            let wrong = measured > foreseen + 4096 || foreseen as f64 > most;
+            (wrong && emulated).then(|| format!("{what}: {measured} B, forecast {foreseen} B"))
         };
-        let weights = format!("{what}, weights");
-        wrong.extend(far(weights, resident - before, foreseen.peak, 0.05));
+        let what_of = |part| format!("{what}, {part}");
+        wrong.extend(far(what_of("loading"), load - before, foreseen.peak, 0.02));
+        wrong.extend(far(
+            what_of("weights"),
+            resident - before,
+            foreseen.resident,
+            0.01,
+        ));
         let wide = request.precision.unet == Dtype::F32;
         for (record, stage) in records.iter().zip(&forecast.stages).skip(1) {
             let what = format!("{what}, {}", stage.stage);
@@ -162,11 +174,7 @@ fn a_run_is_what_its_forecast_says() {
                 wrong.push(format!("{what}: other operations"));
             }
             let own = bytes(record)[0] - resident;
-            let slack = if wide || stage.stage == Stage::PostProcess {
-                2.0
-            } else {
-                0.1
-            };
+            let slack = if wide { 0.25 } else { 0.05 };
             let foreseen = stage.memory.peak - stage.memory.resident;
             wrong.extend(far(what, own, foreseen, slack));
         }
@@ -174,7 +182,8 @@ fn a_run_is_what_its_forecast_says() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// What plan says that a run needs besides the weights is one piece of memory, and none is taken from the driver after it.
+/// What a run's forecast says that it holds besides the weights is one piece of memory, and none is taken from the driver
+/// after it; of a real pool, which may leave gaps, that is told only.
 #[test]
 fn a_run_stays_in_its_workspace() -> Result<()> {
     let _alone = POOL.write();
@@ -195,19 +204,28 @@ fn a_run_stays_in_its_workspace() -> Result<()> {
         };
         let request = request(128, 128, precision);
         let forecast = forecast_of(&checkpoint, &request);
-        let [bytes, weights] = [forecast.workspace_bytes(), forecast.peak().memory.resident];
+        let [bytes, weights] = [forecast.held_bytes(), forecast.peak().memory.resident];
         // What others left free would hide all.
         gpu.synchronize()?;
         // SAFETY: only what is free goes.
         unsafe { result::mem_pool::trim_to(pool, 0) }.expect("a pool");
-        let pipeline = Pipeline::load(&checkpoint, request.precision, &gpu, &mut ())
-            .map(|pipeline| pipeline.with_workspace(bytes))
-            .expect("a sound model");
+        let pipeline =
+            Pipeline::load(&checkpoint, request.precision, &gpu, &mut ()).expect("a sound model");
+        gpu.synchronize()?;
+        // SAFETY: as above; what loading left free would hide all, too.
+        unsafe { result::mem_pool::trim_to(pool, 0) }.expect("a pool");
+        // Scalars are not forecast.
+        set_aside(&gpu, bytes + 4096);
         let before = reserved();
         assert!(before >= bytes + weights / 2, "{before} {bytes} {weights}");
         let images = pipeline.generate(&request, Start::default(), &mut ());
         images.expect("a sound request");
-        if reserved() != before {
+        let grown = reserved() != before;
+        println!(
+            "{quant:?}: {before} B set aside with the weights, {} in the end",
+            reserved()
+        );
+        if grown && emulated() {
             low.push(format!("{quant:?}: {before} became {}", reserved()));
         }
     }

@@ -17,6 +17,7 @@
 //   STAND_IN_FAIL=image:N   the N-th module has no image for the device
 //   STAND_IN_FAIL=…:N@capture  counted from the first capture of a stream on
 //   STAND_IN_REPORT=1       at exit, tells how often each kernel ran, what was not freed (then exit status 86)
+//   STAND_IN_KEPT=bytes     may be left at exit
 //   STAND_IN_DRY=1          kernels and products are counted, not run: for sizes that no CPU computes in time
 #include "table.h"
 
@@ -76,6 +77,7 @@ const char *setting(const char *name, const char *otherwise) {
 
 // Bytes before and after each allocation that nobody may write.
 constexpr size_t FENCE_BYTES = 256;
+constexpr size_t GRANULE_BYTES = 512;  // as cuMemAllocAsync is seen to round
 constexpr unsigned char FENCE = 0xFD, FREED = 0xFB;
 
 struct Graph {
@@ -105,6 +107,7 @@ struct Device {
   bool report = atoi(setting("STAND_IN_REPORT", "0"));
   bool dry = atoi(setting("STAND_IN_DRY", "0"));
   std::string failing;  // alloc, launch, lost, image
+  size_t kept = atol(setting("STAND_IN_KEPT", "0"));
   long countdown = 0;
   bool counting = true;
   int broken = SUCCESS;  // what every call returns once the device is broken
@@ -136,7 +139,7 @@ struct Device {
     fprintf(stderr, "stand-in: %ld launches, %ld copies and fills, %zu bytes at most, %zu allocations of %zu bytes not freed\n",
             all, copies, most_used, allocations.size(), used);
     fflush(nullptr);
-    if (!allocations.empty()) _exit(86);
+    if (used > kept) _exit(86);
   }
 
   // Whether this is the call that goes wrong.
@@ -186,8 +189,11 @@ struct Device {
     return perform(capture, dry ? [] {} : std::move(work));
   }
 
+  // What an allocation takes of the pool: whole granules.
+  static size_t held(size_t bytes) { return (bytes + GRANULE_BYTES - 1) / GRANULE_BYTES * GRANULE_BYTES; }
+
   int reserve(Address *to, size_t bytes) {
-    if (fails("alloc") || used + bytes > memory_bytes) return OUT_OF_MEMORY;
+    if (fails("alloc") || used + held(bytes) > memory_bytes) return OUT_OF_MEMORY;
     auto *block = static_cast<unsigned char *>(aligned_alloc(256, (bytes + 2 * FENCE_BYTES + 255) & ~size_t(255)));
     if (!block) return OUT_OF_MEMORY;
     memset(block, FENCE, FENCE_BYTES);
@@ -195,7 +201,7 @@ struct Device {
     memset(block + FENCE_BYTES + bytes, FENCE, FENCE_BYTES);
     *to = Address(block + FENCE_BYTES);
     allocations[*to] = bytes;
-    used += bytes;
+    used += held(bytes);
     most_used = std::max(most_used, used);
     reserved = std::max(reserved, used);
     return SUCCESS;
@@ -209,7 +215,7 @@ struct Device {
     const size_t bytes = allocations[from];
     check_fences(from, bytes);
     memset(reinterpret_cast<void *>(from), FREED, bytes);
-    used -= bytes;
+    used -= held(bytes);
     allocations.erase(from);
     free(reinterpret_cast<unsigned char *>(from) - FENCE_BYTES);
   }

@@ -38,24 +38,34 @@ def random_composition(rgba, background, rng, smallest=0.8):
     return compose(rgba, background, width, rng.randint(0, room), rng.randint(0, room))
 
 
-def framed_composition(rgba, background, rng, cropped=True):
+def framed_composition(rgba, background, rng, conditioned=True):
     """A composition with SDXL's time ids (original height, width, crop top, left, target height, width).
 
-    Six of seven are whole pictures: the icon in the middle, at 0.84 to 0.96 of the size, up to 4 px off. The
-    others are crops (none without `cropped`): the picture was larger (up to 192 px), the icon in its middle, and was
-    cut at `top`, `left`.
+    Nine of sixteen (all, without `conditioned`) are whole pictures: the icon in the middle, at 0.84 to 0.96 of the
+    size, up to 4 px off. Five are crops: the picture was larger (up to 192 px), the icon in its middle, and was cut
+    at `top`, `left`, half of the time at an end, where the crop tells most. Two were small (24 to 96 px) and
+    enlarged, so they are blurred, as in Podell et al. 2023, 2.2.
     """
     width = round(SIZE * rng.uniform(0.84, 0.96))
     room = SIZE - width
-    height_px, width_px, top, left = SIZE, SIZE, 0, 0
-    if cropped and rng.randrange(7) == 0:
-        height_px, width_px = rng.randint(SIZE, 192), rng.randint(SIZE, 192)
-        top, left = rng.randint(0, height_px - SIZE), rng.randint(0, width_px - SIZE)
-    y = (height_px - width) // 2 - top
-    x = (width_px - width) // 2 - left
-    if (height_px, width_px) == (SIZE, SIZE):
-        y, x = (min(max(0, place + rng.randint(-4, 4)), room) for place in (y, x))
-    return compose(rgba, background, width, y, x), [height_px, width_px, top, left, SIZE, SIZE]
+    kind = rng.randrange(16) if conditioned else 0
+    if kind < 9 or kind >= 14:
+        y, x = (min(max(0, room // 2 + rng.randint(-4, 4)), room) for _ in range(2))
+        picture = compose(rgba, background, width, y, x)
+        small = rng.randint(24, 96) if kind >= 14 else SIZE
+        return enlarged(picture, small), [small, small, 0, 0, SIZE, SIZE]
+    height_px, width_px = (rng.choice((SIZE, rng.randint(144, 192), 192)) for _ in range(2))
+    top, left = (rng.choice((0, *(rng.randint(0, n - SIZE) for _ in range(2)), n - SIZE)) for n in (height_px, width_px))
+    picture = compose(rgba, background, width, (height_px - width) // 2 - top, (width_px - width) // 2 - left)
+    return picture, [height_px, width_px, top, left, SIZE, SIZE]
+
+
+def enlarged(picture, small):
+    """The picture as one of `small` px would look at its size."""
+    if small == SIZE:
+        return picture
+    image = Image.fromarray(picture)
+    return np.asarray(image.resize((small, small), Image.BICUBIC).resize((SIZE, SIZE), Image.BICUBIC))
 
 
 def to_tensor(pictures):

@@ -23,8 +23,8 @@ class Drawer:
             part.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def __call__(self, prompts, seeds):
-        """Yields one uint8 [H, W, 3] a prompt."""
+    def __call__(self, prompts, seeds, original=SIZE, crop=(0, 0)):
+        """Yields one uint8 [H, W, 3] a prompt; `original` edge in px and `crop` (top, left) are its time ids."""
         for s in range(0, len(prompts), BATCH):
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[s : s + BATCH]]
             images = self.pipe(
@@ -33,6 +33,8 @@ class Drawer:
                 guidance_scale=GUIDANCE,
                 height=SIZE,
                 width=SIZE,
+                original_size=(original, original),
+                crops_coords_top_left=crop,
                 generator=generators,
                 output_type="np",
             ).images  # [B, H, W, 3] in 0…1
@@ -64,11 +66,12 @@ class Engine:
         self.command = [program.resolve(), "generate", "--model", folder, "--steps", STEPS, "--guidance", GUIDANCE,
                         "--width", SIZE, "--height", SIZE, "--quiet", "--offline", *options]  # fmt: skip
 
-    def __call__(self, prompts, seeds):
+    def __call__(self, prompts, seeds, original=SIZE, crop=(0, 0)):
+        framing = ["--original-size", f"{original}x{original}", "--crop", f"{crop[0]},{crop[1]}"]
         with tempfile.TemporaryDirectory() as folder:
             for i, (prompt, seed) in enumerate(zip(prompts, seeds)):
                 path = Path(folder) / f"{i}.png"
-                line = [*self.command, "--seed", seed, "-o", path, "--", prompt]
+                line = [*self.command, *framing, "--seed", seed, "-o", path, "--", prompt]
                 subprocess.run([str(part) for part in line], check=True, stdout=subprocess.DEVNULL)
                 yield np.asarray(Image.open(path).convert("RGB"))
                 path.unlink()

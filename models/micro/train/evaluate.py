@@ -26,9 +26,9 @@ import torch
 import checkpoint
 from cache import HERE, Icons
 from captions import article, question
-from compose import BACKGROUNDS, framed_composition
+from compose import BACKGROUNDS, SIZE, compose, enlarged, framed_composition
 from draw import GUIDANCE, STEPS, Drawer, Engine
-from retrieval import Gallery, background_of
+from retrieval import Gallery, background_of, middle
 from split import held_out, held_out_backgrounds, trained_backgrounds
 
 SEEDS = 2
@@ -46,7 +46,7 @@ def all_cases(icons):
 
 
 def real(icons, i, background, rng):
-    return framed_composition(icons.pictures[i], background, rng, cropped=False)[0]
+    return framed_composition(icons.pictures[i], background, rng, conditioned=False)[0]
 
 
 def drawn(icons, cases, drawer, control):
@@ -108,6 +108,44 @@ def diversity(icons, drawer, gallery, concepts, rng):
     return {"both styles within 4 seeds": kinds, "spread, share of the data's": round(of_model / of_data, 3)}
 
 
+LARGE, SMALL = 192, 32  # px: the originals of crops, and of enlarged pictures
+NEAR = 12  # px
+
+
+def sharpness(pictures):
+    """Mean difference of neighbours."""
+    x = np.stack(pictures).astype(np.float32)
+    return float(np.abs(np.diff(x, axis=1)).mean() + np.abs(np.diff(x, axis=2)).mean())
+
+
+def conditioning(icons, drawer, count, rng):
+    """Whether the corner that is cut out of a larger picture moves the thing drawn to where it would lie, and how much
+    less sharp a small original is, beside the data's own. A picture that heeds no crop is about 25 px off."""
+    near, plain, blurred, of_data = [0, 0], [], [], []
+    width = round(0.9 * SIZE)
+    corners = [(top, left) for top in (0, LARGE - SIZE) for left in (0, LARGE - SIZE)]
+    for n in range(count):
+        i = rng.randrange(len(icons))
+        background = rng.choice(trained_backgrounds(icons.names[i], BACKGROUNDS))
+        prompt, (top, left) = [question(icons.names[i], icons.styles[i], background)], corners[n % len(corners)]
+        [picture] = drawer(prompt, [n], LARGE, (top, left))
+        place = (LARGE - width) // 2
+        wanted = compose(icons.pictures[i], background, width, place - top, place - left)
+        near[0] += max(abs(a - b) for a, b in zip(middle(picture), middle(wanted))) <= NEAR
+        near[1] += 1
+        if n % len(corners) == 0:
+            plain += drawer(prompt, [n])
+            blurred += drawer(prompt, [n], SMALL)
+            whole = compose(icons.pictures[i], background, width, (SIZE - width) // 2, (SIZE - width) // 2)
+            of_data.append((sharpness([enlarged(whole, SMALL)]), sharpness([whole])))
+    small, whole = np.mean(of_data, 0)
+    return {
+        f"crops of {LARGE} px, at most {NEAR} px off": near,
+        f"sharpness at {SMALL} px, share of that at {SIZE}": round(sharpness(blurred) / sharpness(plain), 3),
+        "the same of the data": round(float(small / whole), 3),
+    }
+
+
 def cell(value):
     if isinstance(value, list):
         return f"{value[0]}/{value[1]} ({100 * value[0] / value[1]:.1f} %)"
@@ -135,6 +173,7 @@ def main():
     parser.add_argument("--samples", type=int, help="so many, not all")
     parser.add_argument("--seed", type=int, default=0, help="of their order")
     parser.add_argument("--diversity", type=int, help="concepts asked for without a style; by default one per 16 cases")
+    parser.add_argument("--crops", type=int, default=100, help="pictures asked for as crops; 0: none")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=HERE / "results.json")
     args = parser.parse_args()
@@ -156,6 +195,8 @@ def main():
         asked = args.diversity if args.diversity is not None else judged // 16
         if asked:
             measures |= diversity(icons, drawer, gallery, asked, random.Random(f"diversity {args.seed}"))
+        if args.crops:
+            measures |= conditioning(icons, drawer, args.crops, random.Random(f"crops {args.seed}"))
     entry = {
         "cases": judged, "of": len(everything), "seed": args.seed, "control": args.control,
         "steps": STEPS, "guidance": GUIDANCE, "concepts": len(set(icons.names)), "icons": len(icons),

@@ -35,11 +35,24 @@ def pixels(picture):
     return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 255  # [3, H, W]
 
 
+def mask_of(x):
+    """[3, H, W] in 0…1 → [H, W]: 1 where something is, 0 on the background."""
+    difference = (x - rim_colour(x).view(3, 1, 1)).abs().amax(0)
+    return ((difference - 0.06) / 0.12).clamp(0, 1)
+
+
+def middle(picture):
+    """Where the thing drawn lies on average: px from the top, from the left."""
+    mask = mask_of(pixels(picture))
+    line = torch.arange(SIZE) + 0.5
+    total = mask.sum().clamp(min=1)
+    return (mask.sum(1) @ line / total).item(), (mask.sum(0) @ line / total).item()
+
+
 def feature(picture):
     """uint8 [H, W, 3] → [4, SIDE, SIDE]: colours (gray where there is nothing) and the mask."""
     x = pixels(picture)
-    difference = (x - rim_colour(x).view(3, 1, 1)).abs().amax(0)
-    mask = ((difference - 0.06) / 0.12).clamp(0, 1)  # [H, W]
+    mask = mask_of(x)  # [H, W]
     total = mask.sum().clamp(min=1)
     line = (torch.arange(SIZE) + 0.5) / SIZE * 2 - 1
     down, right = torch.meshgrid(line, line, indexing="ij")  # [H, W]

@@ -19,8 +19,8 @@ Examples:
   darkroom plan --model path/to/checkpoint --size 1536x1024 --memory 12GiB
 
 The memory is that of the allocations of the device's own path: on a CPU the process's, on a GPU its
-pool's (no part of darkroom has run on one). With --device all, stages are the CPU's. Times are lower
-bounds, at the device's limits.";
+pool's, without what driver and cuBLAS take (no part of darkroom has run on one). With --device all,
+stages are the CPU's. Times are lower bounds, at the device's limits.";
 
 /// What was typed after `darkroom plan`.
 #[derive(clap::Args)]
@@ -54,8 +54,8 @@ pub struct Args {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     guidance: Option<f64>,
 
-    /// f32, bf16 or f16, or by component: text=f32,unet=bf16,vae=f32 [default: f32; f16 on a
-    /// GPU]
+    /// f32, bf16 or f16, or by component: text=f32,unet=bf16,vae=f32 [default: f16 on a GPU, else
+    /// f32; with --device all f32]
     #[arg(long, value_name = "TYPE")]
     dtype: Option<Precision>,
 

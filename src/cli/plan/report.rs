@@ -85,7 +85,7 @@ struct Place<'a> {
     title: &'a str,
     source: &'a str,
     memory_bytes: u64,
-    peak_bytes: u64,
+    needed_bytes: u64,
     fits: bool,
     largest_batch: usize,
     ways_out: Vec<Way<'a>>,
@@ -97,7 +97,7 @@ struct Place<'a> {
 #[derive(Serialize)]
 struct Way<'a> {
     options: &'a str,
-    peak_bytes: u64,
+    needed_bytes: u64,
     fits: bool,
 }
 
@@ -164,8 +164,8 @@ impl<'a> Place<'a> {
         } = &fit.device;
         let ways_out = fit.ways_out.iter().map(|way| Way {
             options: &way.options,
-            peak_bytes: way.peak_bytes(),
-            fits: way.peak_bytes() <= *memory_bytes,
+            needed_bytes: way.needed_bytes(),
+            fits: way.needed_bytes() <= *memory_bytes,
         });
         let stages = fit.forecast.stages.iter().map(|stage| {
             let bound = stage.bound(&fit.device);
@@ -180,7 +180,7 @@ impl<'a> Place<'a> {
             title,
             source,
             memory_bytes: *memory_bytes,
-            peak_bytes: fit.forecast.peak().memory.peak,
+            needed_bytes: fit.forecast.needed_bytes(),
             fits: fit.fits,
             largest_batch: fit.largest_batch,
             ways_out: ways_out.collect(),

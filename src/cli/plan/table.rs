@@ -118,7 +118,7 @@ fn one_device(request: &Request, fit: &Fit) -> String {
         device, forecast, ..
     } = fit;
     let peak = forecast.peak();
-    let (needed, there) = (bytes(peak.memory.peak), bytes(device.memory_bytes));
+    let (needed, there) = (bytes(forecast.needed_bytes()), bytes(device.memory_bytes));
     let mut out = format!(
         "{}: {} GFLOP/s {}, {} GB/s ({})\n",
         device.title,
@@ -131,17 +131,21 @@ fn one_device(request: &Request, fit: &Fit) -> String {
         true => "fits",
         false => "does not fit",
     };
-    out += &format!("{verdict}: {needed} in {}, of {there}", peak.stage);
+    let gaps = match forecast.needed_bytes() > peak.memory.peak {
+        true => ", with room for gaps",
+        false => "",
+    };
+    out += &format!("{verdict}: {needed} in {}{gaps}, of {there}", peak.stage);
     out += &match fit.largest_batch {
         0 => "; not one image fits\n".to_owned(),
         most => format!("; at most {most} at once\n"),
     };
     for way in &fit.ways_out {
-        let fits = match way.peak_bytes() <= device.memory_bytes {
+        let fits = match way.needed_bytes() <= device.memory_bytes {
             true => "fits",
             false => "does not fit",
         };
-        out += &format!("  {}: {}, {fits}\n", way.options, bytes(way.peak_bytes()));
+        out += &format!("  {}: {}, {fits}\n", way.options, bytes(way.needed_bytes()));
     }
     let total = forecast.bound(device);
     out += &format!(
@@ -170,7 +174,7 @@ fn devices(request: &Request, fits: &[Fit]) -> Vec<Vec<String>> {
         vec![
             fit.device.name.to_string(),
             bytes(fit.device.memory_bytes),
-            bytes(fit.forecast.peak().memory.peak),
+            bytes(fit.forecast.needed_bytes()),
             if fit.fits { "yes" } else { "no" }.into(),
             fit.largest_batch.to_string(),
             time(total.ms()),

@@ -19,7 +19,7 @@ pub use linear::{linear, linear_adds};
 pub use movement::{
     concat_channels, inputs_last, to_channels_first, to_channels_last, upsample_nearest,
 };
-pub use norm::{group_norm, group_norm_given, layer_norm};
+pub use norm::{group_norm, group_norm_given, group_norm_moments, layer_norm};
 pub use pointwise::{activation, add, geglu};
 pub use sampler::{SamplerStep, model_input, sampler_step};
 

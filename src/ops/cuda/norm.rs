@@ -113,6 +113,42 @@ pub fn group_norm_given(
     activated(normed, activation)?.to_dtype(x.dtype())
 }
 
+/// A chunk of an image's pixels: how many values a group has there; the mean and the sum of squared deviations of each.
+type Chunk = (f64, Vec<[f32; 2]>);
+
+/// The statistics of the chunks of one image x [1, .., C], where there is a kernel for them.
+pub fn group_norm_moments(
+    x: &Tensor,
+    weight: &Tensor,
+    groups: usize,
+) -> Result<Option<Vec<Chunk>>> {
+    let (images, channels) = checked(x, weight, groups)?;
+    let Some(dtype) = kernels(x, channels, None).filter(|_| images == 1) else {
+        return Ok(None);
+    };
+    let weight = weight.to_dtype(DType::F32)?;
+    // The statistics alone write no result: x stands for it.
+    let out = Given {
+        tensor: x.clone(),
+        scales: std::ptr::null_mut(),
+    };
+    let by_kernels = ByKernels::new(x, (&weight, &weight), (groups, 0.0), None, out)?;
+    by_kernels.launch(launch::launch_group_norm_stats(
+        &by_kernels.parameters,
+        dtype,
+    ))?;
+    let pixels = x.elem_count() / channels;
+    let chunk = launch::group_norm_chunk_pixels(&by_kernels.parameters) as usize;
+    let chunks = pixels.div_ceil(chunk);
+    // They begin the workspace.
+    let moments = by_kernels.workspace.narrow(0, 0, 2 * chunks * groups)?;
+    let moments = moments.to_vec1::<f32>()?;
+    let count = |at| (chunk.min(pixels - at * chunk) * channels / groups) as f64;
+    let by_chunk = moments.chunks_exact(2 * groups).enumerate();
+    let chunks = by_chunk.map(|(at, groups)| (count(at), groups.as_chunks().0.to_vec()));
+    Ok(Some(chunks.collect()))
+}
+
 /// Images and channels of what a group norm can take.
 fn checked(x: &Tensor, weight: &Tensor, groups: usize) -> Result<(usize, usize)> {
     let channels = weight.elem_count();
@@ -145,6 +181,8 @@ fn kernels(x: &Tensor, channels: usize, activation: Option<Activation>) -> Optio
 /// A group norm that kernels of ours do.
 struct ByKernels {
     x: Tensor,
+    /// What `parameters` points at, too.
+    _weights: [Tensor; 2],
     out: Given,
     workspace: Tensor,
     parameters: launch::GroupNorm,
@@ -180,6 +218,7 @@ impl ByKernels {
         parameters.workspace = pointer(&workspace)?;
         Ok(Self {
             x,
+            _weights: [weight.clone(), bias.clone()],
             out,
             workspace,
             parameters,
