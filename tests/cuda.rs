@@ -1005,8 +1005,8 @@ fn images_are_those_of_the_cpu() {
         ..Precision::all(dtype)
     };
     // Each against the CPU's own image: in float32, or with the same int8 weights. Measured on the
-    // stand-in: f32 89.0 dB, f16 54.9, bf16 40.1, w8a8 36.5, w8a16 54.9, tiled 63.3, from an image 61.3,
-    // euler_a 55.2, dpm++2m 52.5; thresholds are a few dB below.
+    // stand-in: f32 83.0 dB, f16 54.8, bf16 40.7, w8a8 35.8, w8a16 55.0, tiled 63.5, from an image 61.5,
+    // euler_a 55.4, dpm++2m 49.2; thresholds are a few dB below.
     let plain: &dyn Fn(&mut Request) = &|_| {};
     let cases = [
         ("f32", Precision::all(Dtype::F32), float, plain, 75.0),
@@ -1139,7 +1139,7 @@ fn the_program_draws_what_it_draws_on_the_cpu() {
         assert!(done.status.success(), "{device} {options:?}: {told}");
         image::open(&path).expect("a picture").into_rgb8()
     };
-    // Measured on the stand-in: 55.1 and 36.7 dB.
+    // Measured on the stand-in: 55.1 and 36.4 dB.
     for (name, options, least) in [
         ("generate", &[][..], 50.0),
         ("generate --quant w8a8", &["--quant", "w8a8"], 33.0),
