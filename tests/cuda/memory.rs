@@ -202,7 +202,7 @@ fn a_run_stays_in_its_workspace() -> Result<()> {
             quant,
             ..Precision::all(Dtype::F16)
         };
-        let request = request(128, 128, precision);
+        let request = request(64, 64, precision);
         let forecast = forecast_of(&checkpoint, &request);
         let [bytes, weights] = [forecast.held_bytes(), forecast.peak().memory.resident];
         // What others left free would hide all.
