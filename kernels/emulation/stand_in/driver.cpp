@@ -77,7 +77,7 @@ const char *setting(const char *name, const char *otherwise) {
 
 // Bytes before and after each allocation that nobody may write.
 constexpr size_t FENCE_BYTES = 256;
-constexpr size_t GRANULE_BYTES = 512;  // as cuMemAllocAsync is seen to round
+constexpr size_t GRANULE_BYTES = 512;  // an assumption: no real pool was looked at
 constexpr unsigned char FENCE = 0xFD, FREED = 0xFB;
 
 struct Graph {
