@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+#[path = "libraries.rs"]
+mod libraries;
+
 /// Machine code for these compute capabilities, unless `DARKROOM_CUDA_ARCHS` names fewer.
 const ARCHS: &str = "80,86,89,90,120";
 
@@ -34,6 +37,9 @@ pub fn build() -> Result<(), String> {
     let archs = env::var("DARKROOM_CUDA_ARCHS").unwrap_or_else(|_| ARCHS.to_owned());
     let options = options(&archs)?;
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
+    let toolkit = fs::canonicalize(&nvcc).map_err(|e| format!("{}: {e}", nvcc.display()))?;
+    let toolkit = toolkit.parent().and_then(Path::parent);
+    libraries::build(toolkit.unwrap_or(Path::new("/")), &out)?;
     let sources = sources()?;
     // Every kernel may include every header.
     let mut headers = DefaultHasher::new();

@@ -5,7 +5,7 @@ use cudarc::driver::sys::{self, CUdevice_attribute, CUmemPool_attribute, CUresul
 use cudarc::driver::{CudaContext, DriverError, result};
 
 use super::kernels::{Kernels, TOOLKIT};
-use super::{Driver, problem};
+use super::{Driver, libraries, problem};
 use crate::error::{Error, Result};
 
 /// The oldest compute capability that the kernels run on: `cp.async`, bf16, int8 `mma.sync`.
@@ -24,6 +24,7 @@ pub fn open(ordinal: usize) -> Result<Device> {
 }
 
 fn try_open(ordinal: usize) -> Result<Device, String> {
+    libraries::load()?;
     check_driver()?;
     let count = CudaContext::device_count().map_err(|error| match error.0 {
         CUresult::CUDA_ERROR_NO_DEVICE => "the NVIDIA driver finds no GPU".to_owned(),

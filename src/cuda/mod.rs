@@ -8,6 +8,7 @@ mod device;
 mod graph;
 mod kernels;
 pub mod launch;
+mod libraries;
 mod nvml;
 mod probe;
 
