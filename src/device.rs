@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use candle_core::{DType, Device, DeviceLocation, Tensor};
+use candle_core::{Device, DeviceLocation};
 
 use crate::error::{Error, Result};
 use crate::measure::memory;
@@ -120,14 +120,17 @@ pub fn free_bytes(device: &Device) -> Result<Option<u64>> {
     Ok(memory::available_bytes())
 }
 
-/// Takes `bytes` of a GPU's memory in one piece and leaves them in the pool that all tensors come from: the workspace of
-/// what follows, which takes nothing more from the driver. Nothing on the CPU, and where the GPU has not so much in one
-/// piece: what follows may need less, or tells of it.
-pub fn set_aside(device: &Device, bytes: u64) {
-    if device.is_cuda() && bytes > 0 {
-        // SAFETY: nobody reads it.
-        let _freed = unsafe { Tensor::empty(bytes as usize, DType::U8, device) };
+/// Takes `bytes` of a GPU's memory in one piece: the workspace that all tensors of what follows lie in, weights and all,
+/// and which takes nothing more from the driver. Nothing on the CPU, and where the GPU has not so much in one piece: what
+/// follows may need less, or tells of it.
+pub fn set_aside(device: &Device, bytes: u64) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        crate::cuda::set_aside(&device.as_cuda_device()?.cuda_stream(), bytes);
+        return Ok(());
     }
+    debug_assert!(device.is_cpu(), "{bytes}");
+    Ok(())
 }
 
 /// Refuses a CUDA graph where there is no GPU.

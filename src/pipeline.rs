@@ -15,7 +15,7 @@ use image::RgbImage;
 use crate::conditioning::{Conditioning, TextStage, TextTowerLoader, time_ids};
 use crate::config::{UnetConfig, VaeConfig};
 use crate::denoise::{Guidance, Model, Noise, denoise, draw};
-use crate::device::{check_cuda_graph, set_aside};
+use crate::device::check_cuda_graph;
 use crate::error::{Error, Result};
 use crate::finite::check_finite;
 use crate::observe::{Event, Observer, Stage, stage, step};
@@ -110,16 +110,6 @@ impl Pipeline {
         check_cuda_graph(&self.device, wanted)?;
         self.cuda_graph = wanted;
         Ok(self)
-    }
-
-    /// Sets `bytes` of a GPU's memory aside, once, for all that runs need besides the weights
-    /// ([`Forecast::workspace_bytes`](crate::forecast::Forecast::workspace_bytes)), if it has so much in one piece. A CUDA
-    /// graph has a workspace of its own.
-    pub fn with_workspace(self, bytes: u64) -> Self {
-        if !self.cuda_graph {
-            set_aside(&self.device, bytes);
-        }
-        self
     }
 
     /// Makes the request's images.

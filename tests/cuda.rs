@@ -45,14 +45,14 @@ static WATCHED: RwLock<()> = RwLock::new(());
 fn gpu() -> Device {
     thread_local! {
         // Until the test's thread ends.
-        static SHARED: RwLockReadGuard<'static, ()> =
-            POOL.read().unwrap_or_else(PoisonError::into_inner);
+        static HEARD: RwLockReadGuard<'static, ()> =
+            RECORDED.read().unwrap_or_else(PoisonError::into_inner);
     }
-    SHARED.with(|_| open_gpu())
+    HEARD.with(|_| open_gpu())
 }
 
-/// The device's pool is shared by all tests but one.
-static POOL: RwLock<()> = RwLock::new(());
+/// A recorder hears the whole process: who records is alone.
+static RECORDED: RwLock<()> = RwLock::new(());
 
 fn open_gpu() -> Device {
     DeviceChoice::Cuda(0)
@@ -940,9 +940,8 @@ fn what_a_cuda_graph_cannot_hold_is_told() {
             &[captured, "host/device copies are not permitted"],
             |x, _| x.to_device(&CPU).map(drop),
         ),
-        // A tensor that outlives the capture: its memory would be allocated by each launch and freed by none. The last:
-        // when it is freed at last, its memory is no more, and cudarc tells that to whoever asks next.
-        (&["CUDA_ERROR"], |x, kept| {
+        // Its memory would be written by every launch.
+        (&[captured, "a tensor of the step was kept"], |x, kept| {
             kept.push(x.clone());
             Ok(())
         }),

@@ -134,8 +134,8 @@ pub enum Basis {
     Arithmetic,
     /// Counted from SDXL's configs.
     Counted,
-    /// Memory, or what fits into it, by the plan of this engine's GPU path: an emulated GPU's pool has counted
-    /// it to the third digit. What fits has an eighth for gaps; driver and cuBLAS come on top.
+    /// Memory, or what fits into it, by the plan of this engine's GPU path: counted on an emulated GPU to
+    /// the third digit. What fits has an eighth for gaps; driver and cuBLAS come on top.
     Plan,
     /// Time by this engine's forecast for a device, at the limits of its datasheet.
     Forecast {

@@ -83,8 +83,7 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
         Processor::of(&device),
         device::free_bytes(&device)?.unwrap_or(u64::MAX), // where nobody can tell, nothing is refused
     )?;
-    let workspaces = plans.iter().map(|plan| plan.forecast.workspace_bytes());
-    let workspace_bytes = workspaces.max().unwrap_or(0);
+    let needed_bytes = plans.iter().map(|plan| plan.forecast.needed_bytes()).max();
     let first = plans
         .first()
         .ok_or_else(|| Error::Request("no run: give --batch and --size".into()))?;
@@ -103,12 +102,12 @@ fn bench(args: &RunArgs) -> anyhow::Result<()> {
         interrupt: &interrupt,
         found: &Cell::new(None),
     };
+    device::set_aside(&device, needed_bytes.unwrap_or(0))?;
     let (load, pipeline) = recorded(how, how.timeline, |observer| {
         Pipeline::load(&checkpoint, precision, &device, observer)
     })?;
     let pipeline = pipeline
         .and_then(|pipeline| pipeline.with_cuda_graph(args.cuda_graph))
-        .map(|pipeline| pipeline.with_workspace(workspace_bytes))
         .with_context(|| format!("model `{name}`"))?;
     let expected = Expectation {
         forecast: &first.forecast,

@@ -67,7 +67,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if let Some((path, _, noise)) = &noise {
         noise.fits(path, &request, &vae)?;
     }
-    let workspace_bytes = fit(&args, &checkpoint, &device, &mut request)?;
+    let needed_bytes = fit(&args, &checkpoint, &device, &mut request)?;
     // The count may be another one now.
     output::paths(args.output.as_deref(), &request, args.force)?;
     let sampler = schedule(&checkpoint, &request)?.kind;
@@ -90,9 +90,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if !args.quiet {
         say(&announcement(&request));
     }
+    device::set_aside(&device, needed_bytes)?;
     let pipeline = Pipeline::load(&checkpoint, request.precision, &device, &mut observers)
         .and_then(|pipeline| pipeline.with_cuda_graph(args.cuda_graph))
-        .map(|pipeline| pipeline.with_workspace(workspace_bytes))
         .with_context(|| format!("model `{}`", request.model))?;
     pipeline.prompt_cut(&request)?.iter().for_each(warn);
     let latents = noise.as_ref().map(|(_, _, noise)| noise.latents.clone());
@@ -138,8 +138,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 /// Images that `--count auto` makes where memory allows: below the least there is one at a time.
 const AUTO_COUNT: std::ops::RangeInclusive<usize> = 4..=64;
 
-/// Takes the count from free memory where `auto` was typed; refuses a run that memory cannot hold. The bytes of its
-/// workspace; 0 where nobody can tell what is free.
+/// Takes the count from free memory where `auto` was typed; refuses a run that memory cannot hold. The bytes that it
+/// needs; 0 where nobody can tell what is free.
 fn fit(
     args: &Args,
     checkpoint: &Checkpoint,
@@ -160,7 +160,7 @@ fn fit(
         request.validate()?;
     }
     let forecast = fitting(&model, request, processor, free_bytes)?;
-    Ok(forecast.workspace_bytes())
+    Ok(forecast.needed_bytes())
 }
 
 /// File, first row and noise of `--latents` or of the receipt; its rows set a count that was not

@@ -171,8 +171,8 @@ fn measure(
     forecasts: &Pair<Forecast>,
 ) -> anyhow::Result<Measured> {
     let mut tape = Tape::new()?;
+    device::set_aside(how.device, forecasts.twin.needed_bytes())?;
     let (mut twin, pipeline) = load(how, &models.twin, &requests[0])?;
-    let pipeline = pipeline.with_workspace(forecasts.twin.workspace_bytes());
     for (i, request) in requests.iter().enumerate() {
         if request.seed == requests[0].seed {
             pipeline.prompt_cut(request)?.iter().for_each(warn);
@@ -185,8 +185,8 @@ fn measure(
 
     tape.rewind()?;
     let mut likenesses = Vec::with_capacity(requests.len());
+    device::set_aside(how.device, forecasts.int8.needed_bytes())?;
     let (mut int8, pipeline) = load(how, &models.int8, &models.int8_request(&requests[0]))?;
-    let pipeline = pipeline.with_workspace(forecasts.int8.workspace_bytes());
     for (i, request) in requests.iter().enumerate() {
         let mut compare = Compare::new(&mut tape);
         let request = models.int8_request(request);

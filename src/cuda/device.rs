@@ -1,17 +1,21 @@
 //! Opening a GPU, or saying why it cannot be used.
 
+use std::ffi::c_void;
+
+use candle_core::cuda_backend::CudaDevice;
 use candle_core::{DType, Device, Tensor};
-use cudarc::driver::sys::{self, CUdevice_attribute, CUmemPool_attribute, CUresult};
+use cudarc::cublas::sys::cublasSetWorkspace_v2;
+use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use cudarc::driver::{CudaContext, DriverError, result};
 
 use super::kernels::{Kernels, TOOLKIT};
-use super::{Driver, libraries, problem};
+use super::{libraries, problem, workspace};
 use crate::error::{Error, Result};
 
 /// The oldest compute capability that the kernels run on: `cp.async`, bf16, int8 `mma.sync`.
 const LEAST_CAPABILITY: (i32, i32) = (8, 0);
 
-/// Opens GPU `ordinal`: one stream for all threads, memory from the stream-ordered pool, kernels loaded.
+/// Opens GPU `ordinal`: one stream for all threads, memory from one workspace, kernels loaded.
 ///
 /// # Errors
 /// [`Error::Device`]: no driver, one older than the toolkit, no such GPU, one that is too old, kernels
@@ -49,7 +53,7 @@ fn try_open(ordinal: usize) -> Result<Device, String> {
     let cuda = device.as_cuda_device().map_err(told)?;
     // SAFETY: all work goes through this one stream, which keeps its order by itself.
     unsafe { cuda.disable_event_tracking() };
-    keep_pool(cuda.cuda_stream().context()).map_err(|error| problem(&error))?;
+    keep_memory(cuda, (major, minor))?;
     Kernels::of(cuda).map_err(told)?;
     // candle's are for the one capability that they were built for, and later ones.
     let tried = Tensor::zeros(1, DType::F32, &device).and_then(|zero| zero + 1.0);
@@ -117,21 +121,30 @@ fn check_capability(ordinal: usize) -> Result<(i32, i32), String> {
     }
 }
 
-/// Lets the pool keep what is freed: by default it gives everything back whenever the host waits.
-fn keep_pool(context: &CudaContext) -> Driver<()> {
-    if !context.has_async_alloc() {
+/// What cuBLAS works in, in bytes: as NVIDIA advises for its largest GPUs, since 9.0, and for the others. It is given
+/// it, for otherwise it allocates inside of a graph.
+fn cublas_bytes(capability: (i32, i32)) -> u64 {
+    match capability.0 {
+        ..9 => 4 << 20,
+        _ => 32 << 20,
+    }
+}
+
+/// Has tensors allocated from one workspace, and gives cuBLAS its own.
+fn keep_memory(cuda: &CudaDevice, capability: (i32, i32)) -> Result<(), String> {
+    let stream = cuda.cuda_stream();
+    if !stream.context().has_async_alloc() {
         return Ok(());
     }
-    let mut threshold = u64::MAX;
-    // SAFETY: the device's own pool; the attribute is a 64-bit number.
-    unsafe {
-        let pool = result::device::get_default_mem_pool(context.cu_device())?;
-        result::mem_pool::set_attribute(
-            pool,
-            CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
-            (&raw mut threshold).cast(),
-        )
-    }
+    workspace::adopt(&stream);
+    let bytes = cublas_bytes(capability);
+    let at =
+        workspace::lend(&stream, bytes).ok_or("the GPU has no memory for cuBLAS to work in")?;
+    let cublas = cuda.cublas_handle();
+    // SAFETY: memory that stays as long as the stream, which the handle keeps.
+    let set = unsafe { cublasSetWorkspace_v2(*cublas.handle(), at as *mut c_void, bytes as usize) };
+    set.result()
+        .map_err(|error| format!("cuBLAS takes no workspace: {error:?}"))
 }
 
 /// candle adds a backtrace to its errors.

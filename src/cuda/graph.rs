@@ -1,42 +1,26 @@
 //! Work that is done again and again on other inputs, as a CUDA graph: plainly the first time, captured the second, one
 //! launch from then on.
 //!
-//! Nothing runs while the stream is captured. Memory asked for there is the graph's own, at addresses that the driver plans
-//! once: the one workspace of all further launches. All of it has to be freed there too, and nothing else may be; nor may
-//! the host wait, or give values that it does not keep (candle keeps what its kernels need of the host's where it is told).
+//! Nothing runs while the stream is captured, and nothing is allocated: tensors get a part of the workspace that is the
+//! graph's own, at the same addresses in every launch. All of it has to be freed there too, and nothing else may be; nor
+//! may the host wait, or give values that it does not keep (candle keeps what its kernels need of the host's where it is
+//! told).
 
 use std::sync::Arc;
 
 use candle_core::{Device, Error, Result, Tensor};
-use cudarc::driver::sys::{self, CUgraphInstantiate_flags, CUstreamCaptureMode};
-use cudarc::driver::{CudaGraph, CudaStream, result};
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::{CudaGraph, CudaStream};
 
 use super::Driver;
 use super::device::first_line;
-use super::probe::{pool, told};
+use super::probe::told;
+use super::workspace::{self, Own};
 use crate::measure::op;
 
 /// The work, as far as it has come.
 #[derive(Default)]
 pub struct Replay(State);
-
-impl Drop for Replay {
-    fn drop(&mut self) {
-        if let State::Captured(captured) = std::mem::take(&mut self.0) {
-            let device = captured.outputs[0].device().clone();
-            drop(captured);
-            trim(&device);
-        }
-    }
-}
-
-/// The driver keeps a graph's memory when the graph is gone: what follows may need it.
-fn trim(device: &Device) {
-    if let Ok(cuda) = device.as_cuda_device() {
-        // SAFETY: the stream's own device; only memory that no graph uses is given back.
-        unsafe { sys::cuDeviceGraphMemTrim(cuda.cuda_stream().context().cu_device()) };
-    }
-}
 
 #[derive(Default)]
 enum State {
@@ -52,6 +36,8 @@ struct Captured {
     graph: CudaGraph,
     inputs: Vec<Tensor>,
     outputs: Vec<Tensor>,
+    /// What it works in; given back after the graph.
+    _own: Own,
 }
 
 /// Copies each of `from` to where its twin in `to` lies.
@@ -84,7 +70,6 @@ impl Replay {
             }
             State::Warm(outputs) => {
                 Captured::new(inputs, outputs, device, work).map_err(|error| {
-                    trim(device);
                     let problem = first_line(&error);
                     Error::msg(format!(
                         "a step cannot be captured as a CUDA graph: {problem}; leave --cuda-graph out"
@@ -130,7 +115,8 @@ impl Captured {
             .iter()
             .map(|x| x.copy())
             .collect::<Result<Vec<_>>>()?;
-        give_back(&stream)?;
+        let part = workspace::capture(&stream)
+            .ok_or_else(|| Error::msg("this GPU's tensors are not allocated from a workspace"))?;
         // Of this thread only: others may go on with what a capture forbids.
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).map_err(told)?;
@@ -144,14 +130,16 @@ impl Captured {
         let graph = capture.end();
         done?;
         freed.map_err(told)?;
-        match graph.map_err(told)? {
-            Some(graph) => Ok(Self {
-                graph,
-                inputs,
-                outputs,
-            }),
-            None => Err(Error::msg("the driver captured nothing")),
-        }
+        let graph = graph.map_err(told)?;
+        let graph = graph.ok_or_else(|| Error::msg("the driver captured nothing"))?;
+        let own = part.end();
+        let _own = own.ok_or_else(|| Error::msg("a tensor of the step was kept"))?;
+        Ok(Self {
+            graph,
+            inputs,
+            outputs,
+            _own,
+        })
     }
 
     fn run(&self, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
@@ -164,17 +152,4 @@ impl Captured {
         self.graph.launch().map_err(told)?;
         self.outputs.iter().map(Tensor::copy).collect()
     }
-}
-
-/// Gives back what the pool has free: the graph has memory of its own for the same work.
-fn give_back(stream: &CudaStream) -> Result<()> {
-    let give = || {
-        stream.synchronize()?;
-        match pool(stream.context())? {
-            // SAFETY: the device's own pool.
-            Some(pool) => unsafe { result::mem_pool::trim_to(pool, 0) },
-            None => Ok(()),
-        }
-    };
-    give().map_err(told)
 }

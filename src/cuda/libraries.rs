@@ -1,9 +1,12 @@
 //! NVIDIA's libraries, loaded when a GPU is asked for: the program starts without them. It is linked with a jump for each
 //! of their functions (build/libraries.rs), which leads nowhere until [`load`] has found the function.
 
+use std::collections::HashMap;
 use std::ffi::{CStr, c_void};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
+
+use super::workspace;
 
 include!(concat!(env!("OUT_DIR"), "/libraries.rs"));
 
@@ -20,6 +23,7 @@ pub fn load() -> Result<(), String> {
 
 fn load_all() -> Result<(), String> {
     let mut jumps = 0..;
+    let mut all = HashMap::new();
     for (file, functions) in LIBRARIES {
         // SAFETY: NVIDIA's libraries have no conditions for being loaded; they stay loaded.
         let library = unsafe { libc::dlopen(file.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
@@ -27,20 +31,50 @@ fn load_all() -> Result<(), String> {
             return Err(missing(file));
         }
         for function in *functions {
-            let jump = jumps.next().expect("without end");
+            let jump = Jump(jumps.next().expect("without end"));
+            all.insert(*function, jump);
             // SAFETY: a library that is loaded, and a name that ends with a zero.
             let found = unsafe { libc::dlsym(library, function.as_ptr()) };
             if !found.is_null() {
-                at(jump).store(found, Ordering::Release);
+                jump.lead(found);
             }
         }
     }
+    let of = |name: &CStr| {
+        all.get(name)
+            .copied()
+            .ok_or_else(|| format!("{name:?} is in no library"))
+    };
+    // SAFETY: the driver's own functions.
+    unsafe {
+        workspace::install(
+            of(c"cuMemAllocAsync")?,
+            of(c"cuMemFreeAsync")?,
+            of(c"cuStreamDestroy_v2")?,
+        )
+    };
     Ok(())
 }
 
-fn at(jump: usize) -> &'static AtomicPtr<c_void> {
-    // SAFETY: an array of words that only this module writes, each in one piece.
-    unsafe { &darkroom_jumps[jump] }
+/// Where the program goes when it calls a library's function.
+#[derive(Clone, Copy)]
+pub struct Jump(usize);
+
+impl Jump {
+    fn at(self) -> &'static AtomicPtr<c_void> {
+        // SAFETY: an array of words that only this module writes, each in one piece.
+        unsafe { &darkroom_jumps[self.0] }
+    }
+
+    /// Where it leads.
+    pub fn leads(self) -> *mut c_void {
+        self.at().load(Ordering::Acquire)
+    }
+
+    /// Lets it lead elsewhere.
+    pub fn lead(self, to: *mut c_void) {
+        self.at().store(to, Ordering::Release);
+    }
 }
 
 /// Why a library was not loaded, in the loader's words, and what brings it.

@@ -4,6 +4,7 @@
 //! goes through one stream, so that work is done in the order in which it is asked for. None of this
 //! has run on a GPU yet: it is tested on stand-ins for CUDA's libraries (scripts/cuda-emulated).
 
+mod blocks;
 mod device;
 mod graph;
 mod kernels;
@@ -11,11 +12,13 @@ pub mod launch;
 mod libraries;
 mod nvml;
 mod probe;
+mod workspace;
 
 pub use device::open;
 pub use graph::Replay;
 pub use kernels::{Kernels, launch};
 pub use probe::{Probe, describe, facts, free_bytes};
+pub use workspace::{Usage, set_aside, usage};
 
 use std::borrow::Cow;
 use std::ffi::CStr;

@@ -1,11 +1,11 @@
-//! What a GPU tells of its own work: time between events, memory of its pool, energy and memory by NVML.
+//! What a GPU tells of its own work: time between events, memory in use, energy and memory by NVML.
 
 use candle_core::{Device, Error, Result};
-use cudarc::driver::sys::{CUdevice_attribute, CUevent_flags, CUmemPool_attribute, CUmemoryPool};
-use cudarc::driver::{CudaContext, CudaEvent, DriverError, result, sys};
+use cudarc::driver::sys::{CUdevice_attribute, CUevent_flags};
+use cudarc::driver::{CudaEvent, DriverError, sys};
 
 use super::nvml::Nvml;
-use super::{Driver, problem};
+use super::{problem, workspace};
 use crate::forecast::device::DriverFacts;
 use crate::measure::gpu::GpuStage;
 
@@ -18,23 +18,14 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Begins a span, and lets the pool's high-water mark begin anew.
+    /// Begins a span, and lets the workspace's peak begin anew.
     pub fn begin(device: &Device) -> Result<Self> {
         let cuda = device.as_cuda_device()?;
         let stream = cuda.cuda_stream();
-        let begin = || {
-            if let Some(pool) = pool(stream.context())? {
-                let mut now = 0u64;
-                // SAFETY: the device's own pool; 0 sets the mark to what is in use.
-                unsafe {
-                    let mark = CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
-                    result::mem_pool::set_attribute(pool, mark, (&raw mut now).cast())?;
-                }
-            }
-            stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
-        };
+        workspace::forget_peak(&stream);
+        let began = stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT));
         Ok(Self {
-            began: begin().map_err(told)?,
+            began: began.map_err(told)?,
             energy_mj: Nvml::get().and_then(|nvml| nvml.energy_mj(stream.context())),
             device: device.clone(),
         })
@@ -48,12 +39,12 @@ impl Probe {
         let measured = || {
             let ended = stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))?;
             let ms = self.began.elapsed_ms(&ended)?;
-            let pool = pool(context)?;
-            let ask = |attribute| pool.map(|pool| used(pool, attribute)).transpose();
+            let usage = workspace::in_use(&stream);
             Ok(GpuStage {
                 ms: f64::from(ms),
-                pool_peak_bytes: ask(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?,
-                pool_end_bytes: ask(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?,
+                pool_peak_bytes: usage.map(|usage| usage.peak_bytes),
+                pool_reach_bytes: usage.map(|usage| usage.reach_bytes),
+                pool_end_bytes: usage.map(|usage| usage.used_bytes),
                 device_used_bytes: Nvml::get().and_then(|nvml| nvml.used_bytes(context)),
                 energy_j: Nvml::get()
                     .and_then(|nvml| nvml.energy_mj(context))
@@ -67,22 +58,6 @@ impl Probe {
 
 pub(super) fn told(error: DriverError) -> Error {
     Error::msg(problem(&error))
-}
-
-/// The stream-ordered pool that all tensors lie in, where the device has one.
-pub(super) fn pool(context: &CudaContext) -> Driver<Option<CUmemoryPool>> {
-    match context.has_async_alloc() {
-        // SAFETY: the context's own device.
-        true => unsafe { result::device::get_default_mem_pool(context.cu_device()) }.map(Some),
-        false => Ok(None),
-    }
-}
-
-fn used(pool: CUmemoryPool, attribute: CUmemPool_attribute) -> Driver<u64> {
-    let mut bytes = 0u64;
-    // SAFETY: the device's own pool; these attributes are 64-bit numbers.
-    unsafe { result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast()) }?;
-    Ok(bytes)
 }
 
 /// The GPU's name and its driver, in words.
@@ -130,5 +105,7 @@ pub fn facts(device: &Device) -> Result<DriverFacts> {
 pub fn free_bytes(device: &Device) -> Result<u64> {
     let stream = device.as_cuda_device()?.cuda_stream();
     let (free, _) = stream.context().mem_get_info().map_err(told)?;
-    Ok(free as u64)
+    let unused =
+        workspace::in_use(&stream).map_or(0, |usage| usage.reserved_bytes - usage.used_bytes);
+    Ok(free as u64 + unused)
 }

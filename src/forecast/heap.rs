@@ -15,9 +15,7 @@ use crate::measure::op::Work;
 use crate::ops::Reads;
 use crate::ops::int8::SCALE_BYTES;
 use crate::ops::workspace::cpu::gemm_slab;
-
-/// What a GPU's pool gives is a multiple of this.
-const GRANULE_BYTES: u64 = 512;
+use crate::ops::workspace::gpu::GRANULE_BYTES;
 
 /// The counted heap, and the operations that ran on it.
 #[derive(Clone, Debug)]
@@ -47,7 +45,7 @@ impl Ledger {
 }
 
 impl Heap {
-    /// An empty heap: a process's, or a GPU's pool.
+    /// An empty heap: a process's, or a GPU's workspace.
     pub fn new(processor: Processor) -> Self {
         let ledger = Ledger {
             times: 1,

@@ -103,14 +103,14 @@ pub struct StageForecast {
     pub dtype: Dtype,
     /// How often each of its operations runs.
     pub ops: BTreeMap<Work, usize>,
-    /// The heap or a GPU's pool, in bytes.
+    /// The heap or a GPU's workspace, in bytes.
     pub memory: MemoryForecast,
     /// Kernels that a GPU is given in all steps of the denoising, in half precision, where their number
     /// is known.
     pub launches: Option<usize>,
 }
 
-/// The heap or a GPU's pool over a stage, in bytes, everything loaded included.
+/// The heap or a GPU's workspace over a stage, in bytes, everything loaded included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryForecast {
     /// Weights, and in a process vocabularies.
@@ -133,27 +133,18 @@ impl Forecast {
         highest.expect("loading is always one")
     }
 
-    /// Memory that has to be free for it: the highest peak, on a GPU with room for gaps.
+    /// Memory that has to be free for it: the highest peak, on a GPU with an eighth of what a run holds besides the weights
+    /// for the gaps that tensors of different sizes leave between them.
     pub fn needed_bytes(&self) -> u64 {
         let peak = self.peak().memory;
         match self.processor {
             Processor::Cpu { .. } => peak.peak,
-            Processor::Gpu => peak.peak.max(peak.resident + self.workspace_bytes()),
-        }
-    }
-
-    /// What is taken in one piece for a run besides the weights: the most that a stage holds, once they are loaded, and on
-    /// a GPU an eighth more for the gaps that tensors of different sizes leave in its pool.
-    pub fn workspace_bytes(&self) -> u64 {
-        let held = self.held_bytes();
-        match self.processor {
-            Processor::Cpu { .. } => held,
-            Processor::Gpu => held + held / 8,
+            Processor::Gpu => peak.peak.max(peak.resident + self.held_bytes() * 9 / 8),
         }
     }
 
     /// The most that a stage holds besides the weights, once they are loaded.
-    pub fn held_bytes(&self) -> u64 {
+    fn held_bytes(&self) -> u64 {
         let run = self
             .stages
             .iter()

@@ -8,9 +8,12 @@ use serde::{Deserialize, Serialize};
 pub struct GpuStage {
     /// Between events at the stage's two ends.
     pub ms: f64,
-    /// The most that the stream-ordered pool had given out, where the device has one.
+    /// The most that tensors took of the workspace, where the device has one.
     pub pool_peak_bytes: Option<u64>,
-    /// What it had given out at the end.
+    /// How far they ever lay in it, with the gaps between them, since the device was opened.
+    #[serde(default)]
+    pub pool_reach_bytes: Option<u64>,
+    /// What they took at the end.
     pub pool_end_bytes: Option<u64>,
     /// Of the whole device in use at the end, by whatever process (NVML).
     pub device_used_bytes: Option<u64>,
@@ -23,6 +26,7 @@ impl GpuStage {
     pub fn add(&mut self, other: Self) {
         self.ms += other.ms;
         self.pool_peak_bytes = self.pool_peak_bytes.max(other.pool_peak_bytes);
+        self.pool_reach_bytes = self.pool_reach_bytes.max(other.pool_reach_bytes);
         self.pool_end_bytes = other.pool_end_bytes;
         self.device_used_bytes = other.device_used_bytes;
         self.energy_j = self.energy_j.zip(other.energy_j).map(|(a, b)| a + b);
@@ -30,7 +34,7 @@ impl GpuStage {
 }
 
 #[cfg(feature = "cuda")]
-pub use crate::cuda::Probe;
+pub use crate::cuda::{Probe, Usage, usage};
 
 /// A span of a GPU's work; this build has none.
 #[cfg(not(feature = "cuda"))]

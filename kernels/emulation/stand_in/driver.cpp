@@ -4,27 +4,28 @@
 // It is stricter than a GPU where a GPU would be lenient: new memory is NaN, freed memory is scribbled over, memory
 // past an allocation's end is checked when it is freed, and a launch over the limits of sm_86 fails.
 //
-// While a stream is captured, nothing runs on it: kernels, products, copies within the device, fills, allocations and what
-// frees them become a graph; whatever else uses the stream, or waits for the device from the thread that captures, makes
-// an error of the capture. A graph has to free all that it allocates, and its memory
-// stays the device's until cuDeviceGraphMemTrim gives it back.
+// While a stream is captured, nothing runs on it: kernels, products, copies within the device and fills become a graph;
+// whatever else uses the stream, or waits for the device from the thread that captures, makes an error of the capture. So
+// does an allocation, which a GPU's driver would make a node of the graph: darkroom's graphs are to have none.
 //
 // The environment says what device it is, and what goes wrong:
 //   STAND_IN_DEVICES=1 STAND_IN_CAPABILITY=8.6 STAND_IN_DRIVER=13000 STAND_IN_MEMORY=bytes
-//   STAND_IN_FAIL=alloc:N   the N-th allocation finds no memory
+//   STAND_IN_FAIL=alloc:N   the N-th allocation finds no memory, nor does any after it
 //   STAND_IN_FAIL=launch:N  the N-th launch fails, and with it all that follows, as on a GPU
 //   STAND_IN_FAIL=lost:N    the device is gone from the N-th launch, copy or allocation on
 //   STAND_IN_FAIL=image:N   the N-th module has no image for the device
 //   STAND_IN_FAIL=…:N@capture  counted from the first capture of a stream on
 //   STAND_IN_REPORT=1       at exit, tells how often each kernel ran, what was not freed (then exit status 86)
-//   STAND_IN_KEPT=bytes     may be left at exit
-//   STAND_IN_DRY=1          kernels and products are counted, not run: for sizes that no CPU computes in time
+//   STAND_IN_KEPT=1         what is not freed is told only
+//   STAND_IN_DRY=1          kernels, products and large copies are counted, not done: for sizes that no CPU computes in time
 #include "table.h"
 
 #include <chrono>
 #include <memory>
 #include <mutex>
 #include <thread>
+
+#include <sys/mman.h>
 
 #define CALL extern "C" __attribute__((visibility("default"))) int
 using Handle = void *;
@@ -77,22 +78,17 @@ const char *setting(const char *name, const char *otherwise) {
 
 // Bytes before and after each allocation that nobody may write.
 constexpr size_t FENCE_BYTES = 256;
-constexpr size_t GRANULE_BYTES = 512;  // an assumption: no real pool was looked at
 constexpr unsigned char FENCE = 0xFD, FREED = 0xFB;
 
 struct Graph {
   std::vector<stand_in::Work> nodes;
   long kernels = 0;
-  std::vector<Address> memory;
-  ~Graph();
 };
 
 struct Capture {
   std::shared_ptr<Graph> graph;  // null: nothing is captured
   std::thread::id thread;
   bool failed = false;
-  std::map<Address, size_t> live;       // allocated by the graph and not freed yet
-  std::multimap<size_t, Address> idle;  // freed, to be allocated again
 };
 
 struct Stream {
@@ -107,17 +103,16 @@ struct Device {
   bool report = atoi(setting("STAND_IN_REPORT", "0"));
   bool dry = atoi(setting("STAND_IN_DRY", "0"));
   std::string failing;  // alloc, launch, lost, image
-  size_t kept = atol(setting("STAND_IN_KEPT", "0"));
+  bool kept = atoi(setting("STAND_IN_KEPT", "0"));
   long countdown = 0;
   bool counting = true;
   int broken = SUCCESS;  // what every call returns once the device is broken
 
   std::mutex mutex;
   std::map<Address, size_t> allocations;
-  size_t used = 0, most_used = 0, reserved = 0;  // of the pool; it keeps what is freed, and packs without gaps
+  size_t used = 0, most_used = 0;
   std::map<std::string, long> launches;
   long copies = 0, graph_launches = 0, graph_kernels = 0;
-  std::set<Address> of_graphs;  // that are gone, and their memory is not
   Stream default_stream;  // null to callers
   std::set<Stream *> streams = {&default_stream};
 
@@ -139,7 +134,7 @@ struct Device {
     fprintf(stderr, "stand-in: %ld launches, %ld copies and fills, %zu bytes at most, %zu allocations of %zu bytes not freed\n",
             all, copies, most_used, allocations.size(), used);
     fflush(nullptr);
-    if (used > kept) _exit(86);
+    if (used && !kept) _exit(86);
   }
 
   // Whether this is the call that goes wrong.
@@ -189,21 +184,27 @@ struct Device {
     return perform(capture, dry ? [] {} : std::move(work));
   }
 
-  // What an allocation takes of the pool: whole granules.
-  static size_t held(size_t bytes) { return (bytes + GRANULE_BYTES - 1) / GRANULE_BYTES * GRANULE_BYTES; }
-
   int reserve(Address *to, size_t bytes) {
-    if (fails("alloc") || used + held(bytes) > memory_bytes) return OUT_OF_MEMORY;
+    if (counting && failing == "alloc" && --countdown <= 0) return OUT_OF_MEMORY;
+    if (used + bytes > memory_bytes) return OUT_OF_MEMORY;
+    if (dry) {  // pages that nobody touches take no memory: a dry run may have more than the machine
+      void *pages = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      if (pages == MAP_FAILED) return OUT_OF_MEMORY;
+      *to = Address(pages);
+      return book(*to, bytes);
+    }
     auto *block = static_cast<unsigned char *>(aligned_alloc(256, (bytes + 2 * FENCE_BYTES + 255) & ~size_t(255)));
     if (!block) return OUT_OF_MEMORY;
     memset(block, FENCE, FENCE_BYTES);
     memset(block + FENCE_BYTES, emu::POISON, bytes);
     memset(block + FENCE_BYTES + bytes, FENCE, FENCE_BYTES);
     *to = Address(block + FENCE_BYTES);
-    allocations[*to] = bytes;
-    used += held(bytes);
+    return book(*to, bytes);
+  }
+  int book(Address at, size_t bytes) {
+    allocations[at] = bytes;
+    used += bytes;
     most_used = std::max(most_used, used);
-    reserved = std::max(reserved, used);
     return SUCCESS;
   }
   static void check_fences(Address from, size_t bytes) {
@@ -213,10 +214,11 @@ struct Device {
   }
   void give_back(Address from) {
     const size_t bytes = allocations[from];
+    used -= bytes;
+    allocations.erase(from);
+    if (dry) return void(munmap(reinterpret_cast<void *>(from), bytes));
     check_fences(from, bytes);
     memset(reinterpret_cast<void *>(from), FREED, bytes);
-    used -= held(bytes);
-    allocations.erase(from);
     free(reinterpret_cast<unsigned char *>(from) - FENCE_BYTES);
   }
 
@@ -230,18 +232,8 @@ struct Device {
     std::lock_guard lock(mutex);
     if (int result = enter()) return result;
     if (!bytes) return INVALID_VALUE;
-    Capture &capture = capture_of(stream);
-    if (!capture.graph) return reserve(to, bytes);
-    if (capture.failed) return CAPTURE_INVALIDATED;
-    if (const auto idle = capture.idle.find(bytes); idle != capture.idle.end()) {
-      *to = idle->second;
-      capture.idle.erase(idle);
-    } else {
-      if (int result = reserve(to, bytes)) return result;
-      capture.graph->memory.push_back(*to);
-    }
-    capture.live[*to] = bytes;
-    return perform(capture, [at = *to, bytes] { memset(reinterpret_cast<void *>(at), emu::POISON, bytes); });
+    if (int result = forbidden(capture_of(stream))) return result;
+    return reserve(to, bytes);
   }
 
   int release(Address from) {
@@ -251,21 +243,11 @@ struct Device {
   }
   int release(Address from, Handle stream) {
     std::lock_guard lock(mutex);
-    Capture &capture = capture_of(stream);
-    if (capture.graph) {
-      if (capture.failed) return CAPTURE_INVALIDATED;
-      const auto found = capture.live.find(from);  // a graph frees its own memory only
-      if (found == capture.live.end()) return capture.failed = true, INVALID_VALUE;
-      const size_t bytes = found->second;
-      capture.idle.emplace(bytes, from);
-      capture.live.erase(found);
-      return perform(capture, [from, bytes] { check_fences(from, bytes), memset(reinterpret_cast<void *>(from), FREED, bytes); });
-    }
+    if (int result = forbidden(capture_of(stream))) return result;
     return release_now(from);
   }
   int release_now(Address from) {
     if (!allocations.count(from)) return broken ? broken : INVALID_VALUE;
-    of_graphs.erase(from);
     give_back(from);
     return broken;
   }
@@ -277,7 +259,7 @@ struct Device {
     if (int result = stream ? forbidden(capture_of(stream)) : forbidden_here()) return result;
     if (int result = fits(bytes, {on_device})) return result;
     ++copies;
-    memmove(to, from, bytes);
+    if (!dry || bytes <= 4096) memmove(to, from, bytes);
     return SUCCESS;
   }
   int copy(Address to, Address from, size_t bytes, Handle stream) {
@@ -285,6 +267,7 @@ struct Device {
     if (int result = enter()) return result;
     if (int result = fits(bytes, {to, from})) return result;
     ++copies;
+    if (dry && bytes > 4096) return SUCCESS;
     return perform(capture_of(stream), [=] { memmove(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), bytes); });
   }
   int fill(Address at, unsigned char value, size_t bytes, Handle stream) {
@@ -292,6 +275,7 @@ struct Device {
     if (int result = enter()) return result;
     if (int result = fits(bytes, {at})) return result;
     ++copies;
+    if (dry && bytes > 4096) return SUCCESS;
     return perform(capture_of(stream), [=] { memset(reinterpret_cast<void *>(at), value, bytes); });
   }
   // Bytes from each address on must lie in one allocation.
@@ -319,8 +303,7 @@ struct Device {
     std::lock_guard lock(mutex);
     Capture &capture = capture_of(stream);
     if (!capture.graph) return ILLEGAL_STATE;
-    // A GPU's driver would say so later, at the second launch.
-    const int result = capture.failed ? CAPTURE_INVALIDATED : capture.live.empty() ? broken : INVALID_VALUE;
+    const int result = capture.failed ? CAPTURE_INVALIDATED : broken;
     graph = std::exchange(capture, Capture()).graph;
     if (!result) *to = graph;
     return result;
@@ -340,12 +323,6 @@ struct Device {
   // Whether PTX of one compute capability can be compiled for it.
   bool compiles(int tenths) const { return tenths <= 10 * major + minor; }
 } device;
-
-Graph::~Graph() {
-  std::lock_guard lock(device.mutex);
-  for (Address at : memory)
-    if (device.allocations.count(at)) device.of_graphs.insert(at);
-}
 
 struct Function {
   std::string name;
@@ -493,12 +470,6 @@ CALL cuGraphDestroy(Handle graph) {
   return SUCCESS;
 }
 CALL cuGraphExecDestroy(Handle executable) { return cuGraphDestroy(executable); }
-CALL cuDeviceGraphMemTrim(int) {
-  std::lock_guard lock(device.mutex);
-  for (Address at : device.of_graphs) device.give_back(at);
-  device.of_graphs.clear();
-  return SUCCESS;
-}
 CALL cuGraphLaunch(Handle executable, Handle stream) { return device.run(**static_cast<std::shared_ptr<Graph> *>(executable), stream); }
 
 // ---- events ---------------------------------------------------------------------------------------------------------
@@ -541,29 +512,6 @@ CALL cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, Handle stream) {
 CALL cuMemcpyDtoH_v2(void *to, Address from, size_t bytes) { return cuMemcpyDtoHAsync_v2(to, from, bytes, nullptr); }
 CALL cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, Handle stream) { return device.copy(to, from, bytes, stream); }
 CALL cuMemsetD8Async(Address to, unsigned char value, size_t bytes, Handle stream) { return device.fill(to, value, bytes, stream); }
-
-CALL cuDeviceGetDefaultMemPool(Handle *pool, int) {
-  *pool = &something;
-  return SUCCESS;
-}
-CALL cuMemPoolTrimTo(Handle, size_t keep) {
-  std::lock_guard lock(device.mutex);
-  device.reserved = std::min(device.reserved, std::max(device.used, keep));
-  return SUCCESS;
-}
-enum PoolAttribute { RELEASE_THRESHOLD = 4, RESERVED = 5, RESERVED_HIGH = 6, USED = 7, USED_HIGH = 8 };
-CALL cuMemPoolSetAttribute(Handle, int attribute, void *) {
-  std::lock_guard lock(device.mutex);
-  if (attribute == USED_HIGH) device.most_used = device.used;
-  return attribute == USED_HIGH || attribute == RESERVED_HIGH || attribute == RELEASE_THRESHOLD ? SUCCESS : INVALID_VALUE;
-}
-CALL cuMemPoolGetAttribute(Handle, int attribute, void *value) {
-  std::lock_guard lock(device.mutex);
-  if (attribute != USED && attribute != USED_HIGH && attribute != RESERVED) return INVALID_VALUE;
-  const uint64_t bytes = attribute == USED ? device.used : attribute == RESERVED ? device.reserved : device.most_used;
-  memcpy(value, &bytes, sizeof bytes);
-  return SUCCESS;
-}
 
 // ---- kernels ------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,11 @@
 #include <vector>
 
 int stand_in_product(void *stream, const char *name, std::function<void()> work);  // driver.cpp
+extern "C" {
+int cuStreamIsCapturing(void *stream, int *status);
+int cuMemAllocAsync(unsigned long long *to, size_t bytes, void *stream);
+int cuMemFreeAsync(unsigned long long from, void *stream);
+}
 
 #define CALL extern "C" __attribute__((visibility("default"))) int
 using Handle = void *;
@@ -40,23 +45,41 @@ void store(void *to, size_t at, int type, float value) {
   }
 }
 
-constexpr int EXECUTION_FAILED = 13, NOT_SUPPORTED = 15;
+constexpr int ALLOC_FAILED = 3, INVALID_VALUE = 7, EXECUTION_FAILED = 13, NOT_SUPPORTED = 15;
+
+struct Blas {
+  Handle stream = nullptr;
+  void *workspace = nullptr;  // the caller's, if it has given one
+};
+
+// cuBLAS that has to find memory for itself while a stream is captured allocates in the graph.
+bool has_memory(const Blas &blas) {
+  int capturing = 0;
+  cuStreamIsCapturing(blas.stream, &capturing);
+  if (!capturing || blas.workspace) return true;
+  unsigned long long own = 0;
+  return !cuMemAllocAsync(&own, 4 << 20, blas.stream) && !cuMemFreeAsync(own, blas.stream);
+}
 
 }  // namespace
 
 // ---- cuBLAS -------------------------------------------------------------------------------------------------------
 
-// A handle is the stream that it was given.
 CALL cublasCreate_v2(Handle *handle) {
-  *handle = new Handle(nullptr);
+  *handle = new Blas;
   return 0;
 }
 CALL cublasDestroy_v2(Handle handle) {
-  delete static_cast<Handle *>(handle);
+  delete static_cast<Blas *>(handle);
   return 0;
 }
 CALL cublasSetStream_v2(Handle handle, Handle stream) {
-  *static_cast<Handle *>(handle) = stream;
+  *static_cast<Blas *>(handle) = {stream, nullptr};  // back to cuBLAS's own memory, as its documentation says
+  return 0;
+}
+CALL cublasSetWorkspace_v2(Handle handle, void *workspace, size_t bytes) {
+  if (!workspace || !bytes || uintptr_t(workspace) % 256) return INVALID_VALUE;
+  static_cast<Blas *>(handle)->workspace = workspace;
   return 0;
 }
 CALL cublasSetMathMode(Handle, int) { return 0; }
@@ -88,7 +111,9 @@ CALL cublasGemmStridedBatchedEx(Handle handle, int turn_a, int turn_b, int m, in
       }
     }
   };
-  return stand_in_product(*static_cast<Handle *>(handle), "cuBLAS product", product) ? EXECUTION_FAILED : 0;
+  const Blas &blas = *static_cast<Blas *>(handle);
+  if (!has_memory(blas)) return ALLOC_FAILED;
+  return stand_in_product(blas.stream, "cuBLAS product", product) ? EXECUTION_FAILED : 0;
 }
 CALL cublasSgemmStridedBatched(Handle handle, int turn_a, int turn_b, int m, int n, int k, const float *alpha, const float *a, int lda,
                                long long stride_a, const float *b, int ldb, long long stride_b, const float *beta, float *c, int ldc,

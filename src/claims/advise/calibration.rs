@@ -74,8 +74,8 @@ pub const NOTES: [&str; 5] = [
      single images as well: that is optimistic.",
     "The useful batch is 8 by MLPerf, where an H100 gains 2 to 6 % beyond it; the forecast itself gains next \
      to nothing from a batch. It is smaller where 8 do not fit, take too long, or do not arrive.",
-    "Memory, and what fits at once, are those of this engine's GPU path in its pool, counted on an emulated \
-     GPU; what driver, cuBLAS and gaps between tensors take comes on top.",
+    "Memory, and what fits at once, are those of this engine's GPU path, counted on an emulated GPU; what fits \
+     has an eighth for gaps between tensors; what driver and cuBLAS take comes on top.",
     "Left out: A10 (8.160 s) and MI325X (2.32 images/s), not in the device table; H100 v4.0 (1.64) and \
      v4.1 (2.04), older results of the same device; H100 not optimised (2.496 s), another kind of stack.",
 ];

@@ -16,8 +16,8 @@ cluster), here in our words. A verdict follows from the numbers by rules that ar
 exclude; *comparable* ones are the same quantity on another device or under other conditions, and *context*
 is another quantity: both judge nothing, and only what compares has a difference. What others published
 decides nothing, but for the limits of a device's datasheet, of which bounds are made. A forecast of time is
-a lower bound at these limits. A plan of memory is no bound: it is what this engine's GPU path takes of its pool,
-counted on an emulated GPU; driver, cuBLAS and gaps come on top (W5 has its difference from a published peak).
+a lower bound at these limits. A plan of memory is no bound: it is what this engine's GPU path takes,
+counted on an emulated GPU; driver and cuBLAS come on top, and gaps but for what fits (W5 has its difference from a published peak).
 ";
 
 /// All of it.

@@ -2,13 +2,17 @@
 //! result.
 //!
 //! A kernel of ours holds what its launch names and no more. Where none applies (float32, sizes that no kernel takes)
-//! the tensors between candle's operations are counted, generously. cuBLAS' own memory is not of the pool. Who changes
-//! what `ops/cuda` allocates changes its line here; tests/cuda.rs compares them with the pool.
+//! the tensors between candle's operations are counted, generously. cuBLAS works in memory of its own. Who changes what
+//! `ops/cuda` allocates changes its line here; tests/cuda/memory.rs compares them with what is taken.
 
 use candle_core::DType;
 
 use crate::ops::Activation;
 use crate::ops::int8::{Reads, SCALE_BYTES, Scheme};
+
+/// Every tensor begins at a multiple of this in a GPU's memory, as the driver's own allocations do, and takes a multiple
+/// of it.
+pub const GRANULE_BYTES: u64 = 512;
 
 const F32: usize = size_of::<f32>();
 

@@ -1,0 +1,81 @@
+//! Which parts of a range of addresses are taken: best fit, of what is free, neighbours that are free become one.
+
+use std::collections::{BTreeMap, HashMap};
+
+/// A book of blocks; it touches no memory.
+#[derive(Debug, Default)]
+pub struct Blocks {
+    /// Bytes of each free block, by its address.
+    free: BTreeMap<u64, u64>,
+    /// Of those that are taken.
+    taken: HashMap<u64, u64>,
+}
+
+impl Blocks {
+    /// Adds `bytes` that are free. Two pieces side by side stay two if something between them is never given.
+    pub fn add(&mut self, at: u64, bytes: u64) {
+        let (mut at, mut end) = (at, at + bytes);
+        if let Some((&before, &length)) = self.free.range(..at).next_back()
+            && before + length == at
+        {
+            at = before;
+        }
+        if let Some(length) = self.free.remove(&end) {
+            end += length;
+        }
+        self.free.insert(at, end - at);
+    }
+
+    /// Takes the smallest free block that holds `bytes`, the first of several, or its beginning.
+    pub fn take(&mut self, bytes: u64) -> Option<u64> {
+        let fitting = self.free.iter().filter(|(_, length)| **length >= bytes);
+        let (&at, &length) = fitting.min_by_key(|(_, length)| **length)?;
+        self.free.remove(&at);
+        if length > bytes {
+            self.free.insert(at + bytes, length - bytes);
+        }
+        self.taken.insert(at, bytes);
+        Some(at)
+    }
+
+    /// Frees a block that was taken: its bytes, or nothing if it is none.
+    pub fn give(&mut self, at: u64) -> Option<u64> {
+        let bytes = self.taken.remove(&at)?;
+        self.add(at, bytes);
+        Some(bytes)
+    }
+
+    /// Takes these bytes, which are free.
+    pub fn take_at(&mut self, at: u64, bytes: u64) {
+        let before = self.free.range(..=at).next_back();
+        let (&begin, &length) = before.expect("bytes that are free");
+        self.free.remove(&begin);
+        let (end, after) = (at + bytes, begin + length);
+        for (from, to) in [(begin, at), (end, after)] {
+            if from < to {
+                self.free.insert(from, to - from);
+            }
+        }
+        self.taken.insert(at, bytes);
+    }
+
+    /// The largest free block: address and bytes.
+    pub fn largest(&self) -> Option<(u64, u64)> {
+        let blocks = self.free.iter().map(|(at, bytes)| (*at, *bytes));
+        blocks.max_by_key(|(_, bytes)| *bytes)
+    }
+
+    /// Forgets a piece of `bytes` if all of it is free.
+    pub fn remove(&mut self, at: u64, bytes: u64) -> bool {
+        let whole = self.free.get(&at) == Some(&bytes);
+        if whole {
+            self.free.remove(&at);
+        }
+        whole
+    }
+
+    /// Blocks that are taken: address and bytes.
+    pub fn taken(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.taken.iter().map(|(at, bytes)| (*at, *bytes))
+    }
+}

@@ -1,0 +1,77 @@
+//! The book of a GPU's workspace (src/cuda/blocks.rs), which needs no GPU: against a plain list of bytes.
+
+#[path = "../src/cuda/blocks.rs"]
+mod blocks;
+
+use blocks::Blocks;
+use proptest::prelude::*;
+
+const GRANULE_BYTES: u64 = 512;
+
+/// Where the two pieces lie: side by side but for a granule.
+const PIECES: [(u64, u64); 2] = [(1 << 20, 64), ((1 << 20) + 65 * GRANULE_BYTES, 32)];
+
+/// Runs of free granules in a piece, as (address, bytes).
+fn free_runs(taken: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let is_taken = |at: u64| {
+        taken
+            .iter()
+            .any(|(from, bytes)| (*from..from + bytes).contains(&at))
+    };
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for (begin, granules) in PIECES {
+        for at in (0..granules).map(|i| begin + i * GRANULE_BYTES) {
+            match runs.last_mut() {
+                _ if is_taken(at) => {}
+                Some((from, bytes)) if *from + *bytes == at => *bytes += GRANULE_BYTES,
+                _ => runs.push((at, GRANULE_BYTES)),
+            }
+        }
+    }
+    runs
+}
+
+proptest! {
+    /// A block is the smallest free run that holds it, the first of several; what is freed joins its neighbours; the book's
+    /// largest free run is the list's.
+    #[test]
+    fn blocks_are_those_of_a_plain_list(steps in prop::collection::vec((0u64..40_000, any::<prop::sample::Index>(), 0..3u8), 1..80)) {
+        let mut book = Blocks::default();
+        PIECES.iter().for_each(|(at, granules)| book.add(*at, granules * GRANULE_BYTES));
+        let mut taken: Vec<(u64, u64)> = Vec::new();
+        for (bytes, which, kind) in steps {
+            let runs = free_runs(&taken);
+            if kind == 0 && !taken.is_empty() {
+                let (at, bytes) = taken.swap_remove(which.index(taken.len()));
+                prop_assert_eq!(book.give(at), Some(bytes));
+                prop_assert_eq!(book.give(at), None);
+            } else if kind == 1 && !runs.is_empty() {
+                // The last granule of some run.
+                let (from, length) = runs[which.index(runs.len())];
+                let at = from + length - GRANULE_BYTES;
+                book.take_at(at, GRANULE_BYTES);
+                taken.push((at, GRANULE_BYTES));
+            } else {
+                let bytes = (bytes + 1).next_multiple_of(GRANULE_BYTES);
+                let fitting = runs.iter().filter(|(_, length)| *length >= bytes);
+                let wanted = fitting.min_by_key(|(at, length)| (*length, *at)).map(|(at, _)| *at);
+                prop_assert_eq!(book.take(bytes), wanted);
+                taken.extend(wanted.map(|at| (at, bytes)));
+            }
+            let runs = free_runs(&taken);
+            let most = runs.iter().map(|(_, bytes)| *bytes).max();
+            prop_assert_eq!(book.largest().map(|(_, bytes)| bytes), most);
+            let mut told: Vec<_> = book.taken().collect();
+            told.sort_unstable();
+            taken.sort_unstable();
+            prop_assert_eq!(&told, &taken);
+        }
+        for (at, _) in taken {
+            book.give(at);
+        }
+        for (at, granules) in PIECES {
+            prop_assert!(book.remove(at, granules * GRANULE_BYTES));
+        }
+        prop_assert_eq!(book.largest(), None);
+    }
+}
