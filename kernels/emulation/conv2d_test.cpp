@@ -46,6 +46,7 @@ int main() {
   both({1, 6, 5, 3, 5, 3, 2, 0, 1, 0, 4, MANY_PROCESSORS});
   both({2, 6, 5, 8, 6, 3, 1, 1, 1, 1, 4, MANY_PROCESSORS});
   convolution<F16>({1, 4, 5, 8, 7, 3, 1, 1, 1, 0, 0, MANY_PROCESSORS}, 40000);
+  both({1, 4, 6, 8, 3, 3, 1, 1, 1, 0, 0, MANY_PROCESSORS, 1});
   if (!small_only) {
     both({1, 9, 13, 32, 130, 3, 1, 1, 1, 0, 7, FEW_PROCESSORS});
     both({1, 12, 12, 128, 3, 3, 1, 1, 1, 0, 1, FEW_PROCESSORS});

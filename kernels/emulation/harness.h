@@ -128,6 +128,14 @@ void close_enough(const char *what, const std::vector<T> &got, const std::vector
   if (!(mine.largest <= 2 * theirs.largest + unit)) complain("%s: largest error %.2e, the plain path's is %.2e", what, mine.largest, theirs.largest);
 }
 
+// Each value by itself, so that small ones count: as far from f64 as one rounding to T takes it, and `before` that.
+template <class T>
+void rounded_once(const char *what, const std::vector<T> &got, const std::vector<double> &exact, double before, Complaints &complain) {
+  const double unit = std::is_same_v<T, F16> ? 0x1p-11 : 0x1p-8;
+  for (size_t i = 0; i < got.size(); i++)
+    if (!(fabs(wide(got[i]) - exact[i]) <= unit * fabs(exact[i]) + before)) complain("%s: %g where %g is right", what, wide(got[i]), exact[i]);
+}
+
 inline int finish() {
   return failed_cases ? 1 : 0;
 }

@@ -97,6 +97,7 @@ template <class T> void geglu_case(int rows, int channels) {
     const Rows p = {x.data(), out.data(), nullptr, rows, channels};
     launch(ROWS, launch_geglu(&p, DTYPE<T>), p, 3, complain);
     close_enough("output", out, plain, exact, complain);
+    rounded_once("output", out, exact, 2e-5, complain);
   });
   run("geglu_int8 " + shape, [&](Complaints &complain) {
     std::vector<int8_t> out(exact.size(), 99);
@@ -113,7 +114,7 @@ template <class T> void geglu_case(int rows, int channels) {
 
 // ---- rows to int8 ----------------------------------------------------------------------------------------
 
-enum Hostile { NONE, ZEROS, WITH_NAN, WITH_INFINITY, TINY };
+enum Hostile { NONE, ZEROS, WITH_NAN, WITH_INFINITY, TINY, TIES };
 
 // Rows, or whole images, which differ in the kernels only.
 template <class T> void quantise_case(int rows, int channels, Hostile hostile, bool images = false) {
@@ -124,6 +125,7 @@ template <class T> void quantise_case(int rows, int channels, Hostile hostile, b
     for (int c = 0; c < channels; c++) {
       if (hostile == ZEROS) row[c] = T{0};
       if (hostile == TINY) row[c] = T{uint16_t(c % 3)};  // subnormal
+      if (hostile == TIES) row[c] = from_float<T>(c == 0 ? 127 : float(c % 254) - 126.5f);  // the scale is 1
     }
     if (hostile == WITH_NAN) row[channels / 2] = from_float<T>(NAN);
     if (hostile == WITH_INFINITY) row[channels - 1] = from_float<T>(-INFINITY);
@@ -159,11 +161,14 @@ template <class T> void quantise_case(int rows, int channels, Hostile hostile, b
 
 // ---- group norm ------------------------------------------------------------------------------------------
 
-template <class T> void group_norm_case(int batch, int pixels, int channels, int groups, bool with_silu, double mean) {
+// `trough`: values lie around SiLU's minimum, which is then their largest magnitude, though no channel's end.
+template <class T>
+void group_norm_case(int batch, int pixels, int channels, int groups, bool with_silu, double mean, double deviation = 1, bool trough = false) {
   Random random(pixels * 1021 + channels);
-  auto x = random_normal<T>(random, size_t(batch) * pixels * channels, 1);
+  auto x = random_normal<T>(random, size_t(batch) * pixels * channels, deviation);
   for (size_t i = 0; i < x.size(); i++) x[i] = from_float<T>(float(wide(x[i]) + mean * (1 + int(i % channels) % 3)));
-  const auto weight = random_floats(random, channels, -2, 2), bias = random_floats(random, channels, -1, 1);
+  const auto weight = trough ? std::vector<float>(channels, 0.5f) : random_floats(random, channels, -2, 2);
+  const auto bias = trough ? std::vector<float>(channels, -1.28f) : random_floats(random, channels, -1, 1);
   const float eps = 1e-5f;
   const int width = channels / groups;
   std::vector<double> plain(x.size()), exact(x.size());
@@ -186,7 +191,7 @@ template <class T> void group_norm_case(int batch, int pixels, int channels, int
           plain[at(pixel, i)] = round_to<T>(activated(round_to<T>(round_to<T>(round_to<T>(round_to<T>(v - m) * inverse) * weight[c]) + bias[c])));
         }
     }
-  const std::string shape = text("%s batch %d pixels %d channels %d groups %d%s mean %g", NAME<T>, batch, pixels, channels, groups, with_silu ? " silu" : "", mean);
+  const std::string shape = text("%s batch %d pixels %d channels %d groups %d%s mean %g deviation %g%s", NAME<T>, batch, pixels, channels, groups, with_silu ? " silu" : "", mean, deviation, trough ? " trough" : "");
   auto norm = [&](void *out, float *scales, Complaints &complain) {
     GroupNorm p = {x.data(), weight.data(), bias.data(), out, scales, nullptr, batch, pixels, channels, groups, eps, with_silu};
     std::vector<float> workspace(size_t(group_norm_workspace_floats(&p)), NAN);
@@ -260,13 +265,16 @@ template <class T> void finite_case(int count, int bad) {
 template <class T> void all() {
   layer_norm_case<T>(1, 8, 0, 1);
   layer_norm_case<T>(5, 328, 3, 1);
+  layer_norm_case<T>(3, 40, 0, 0.003);  // a variance like eps
   geglu_case<T>(1, 8);
   geglu_case<T>(3, 2056);
-  for (Hostile hostile : {NONE, ZEROS, WITH_NAN, WITH_INFINITY, TINY})
+  for (Hostile hostile : {NONE, ZEROS, WITH_NAN, WITH_INFINITY, TINY, TIES})
     for (bool images : {false, true}) quantise_case<T>(5, 264, hostile, images);
   group_norm_case<T>(1, 1, 8, 1, true, 0);
   group_norm_case<T>(2, 37, 24, 3, true, 1);
   group_norm_case<T>(1, 70, 264, 33, false, 0);
+  group_norm_case<T>(1, 40, 16, 2, false, 0, 0.003);
+  group_norm_case<T>(2, 40, 16, 2, true, 0, 1, true);
   group_norm_nan<T>();
   finite_case<T>(1, 0);
   finite_case<T>(1003, 3);

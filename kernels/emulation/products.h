@@ -57,6 +57,7 @@ void check_product(const Epilogue<T> &e, const std::vector<T> &out, Sum sum, Com
       exact.push_back(e.apply(s, gate, i, j, [](double x) { return x; }));
     }
   close_enough("output", out, plain, exact, complain);
+  rounded_once("output", out, exact, 2e-5, complain);
 }
 
 // Random operands; `which` has a bit for each of bias, image bias, residual.

@@ -44,6 +44,7 @@ int main() {
   both({1, 5, 6, 4, 10, 3, 1, 1, 1, 0, 5, MANY_PROCESSORS});
   both({1, 6, 5, 24, 5, 3, 2, 1, 1, 0, 0, MANY_PROCESSORS});
   both({2, 3, 4, 16, 6, 3, 1, 1, 1, 1, 4, MANY_PROCESSORS});
+  both({1, 4, 6, 16, 3, 3, 1, 1, 1, 0, 0, MANY_PROCESSORS, 1});
   if (!small_only) {
     both({1, 9, 13, 48, 130, 3, 1, 1, 1, 0, 7, FEW_PROCESSORS});
     both({1, 12, 12, 128, 3, 3, 1, 1, 1, 0, 1, FEW_PROCESSORS});
