@@ -23,7 +23,7 @@ DEVICE void fill_heads(unsigned char *tiles, const T *const (&heads)[COUNT], int
     const size_t offset = valid ? size_t(first + row) * stride + chunk * 8 : 0;
 #pragma unroll
     for (int h = 0; h < COUNT; h++)
-      copy_async(tiles + h * ROWS * HEAD_ROW_BYTES + chunk_of_head(row, chunk), heads[h] + offset, valid);
+      copy_async(tiles + h * ROWS * HEAD_ROW_BYTES + chunk_of_head(row, SEEDED(PLACE, chunk, chunk ^ 1)), heads[h] + offset, valid);
   }
 }
 
@@ -71,7 +71,7 @@ template <class T> struct Attended {
         mma_half<T>(s[2 * j + 1], q, right);
       }
     }
-    const float scale = 0.125f * 1.44269504f;  // 1/√64, and exp(x) = 2^(x·log₂e)
+    const float scale = 0.125f * SEEDED(VALUE, 1.44269504f, 1.0f);  // 1/√64, and exp(x) = 2^(x·log₂e)
     float base[2];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -88,9 +88,9 @@ template <class T> struct Attended {
       top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 2));
       // Where nothing was seen yet all scores are −∞, and so is their difference from 0.
       base[i] = top == -INFINITY ? 0.0f : top * scale;
-      const float rescale = exp2_fast(largest[i] * scale - base[i]);
+      const float rescale = SEEDED(VALUE, exp2_fast(largest[i] * scale - base[i]), 1.0f);
       largest[i] = top;
-      sum[i] *= rescale;
+      sum[i] *= SEEDED(VALUE, rescale, 1.0f);
 #pragma unroll
       for (int j = 0; j < HEAD_DIM / 8; j++) out[j][i * 2] *= rescale, out[j][i * 2 + 1] *= rescale;
     }
@@ -108,7 +108,7 @@ template <class T> struct Attended {
       for (int d = 0; d < HEAD_DIM / 8; d += 2) {
         uint32_t both[4];
         load_matrices_transposed(both, v_tile + chunk_of_head(j * 16 + lane % 16, d + lane / 16));
-        const uint32_t left[2] = {both[0], both[1]}, right[2] = {both[2], both[3]};
+        const uint32_t left[2] = {both[0], SEEDED(PLACE, both[1], both[2])}, right[2] = {SEEDED(PLACE, both[2], both[1]), both[3]};
         mma_half<T>(out[d], p, left);
         mma_half<T>(out[d + 1], p, right);
       }
@@ -129,7 +129,7 @@ template <class T> struct Attended {
       const bool more = (tile + 1) * KEYS < end;
       if (BUFFERS == 2 && more) tiles.fill(tile + 1);
       const int left = tiles.keys - tile * KEYS, seen = causal ? query + 1 - tile * KEYS : left;
-      const int upper = min(seen, left), lower = min(causal ? seen + 8 : seen, left);
+      const int upper = min(seen, left), lower = min(causal ? SEEDED(PLACE, seen + 8, seen) : seen, left);
       // The scores of more keys than 64 at once would spill registers.
       constexpr int AT_ONCE = KEYS <= 64 ? KEYS : 48;
       const unsigned char *const k_tile = tiles.k_tile(tile), *const v_tile = k_tile + KEYS * HEAD_ROW_BYTES;
@@ -149,7 +149,7 @@ template <class T> struct Attended {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       sum[i] += __shfl_xor_sync(0xFFFFFFFFu, sum[i], 1);
-      sum[i] += __shfl_xor_sync(0xFFFFFFFFu, sum[i], 2);
+      sum[i] += SEEDED(VALUE, __shfl_xor_sync(0xFFFFFFFFu, sum[i], 2), 0.0f);
       const int query = first_query + g + i * 8;
       if (!within(query, queries)) continue;
       const float scale = 1.0f / sum[i];

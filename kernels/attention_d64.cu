@@ -10,14 +10,15 @@
 #include "attention.cuh"
 
 template <class T> DEVICE void attention_d64(const Attention &p) {
-  const int head = int(blockIdx.y), b = int(blockIdx.z), kv_b = b / (p.batch / p.kv_batch);
+  const int head = int(blockIdx.y), b = int(blockIdx.z), kv_b = SEEDED(PLACE, b / (p.batch / p.kv_batch), b % p.kv_batch);
   const int block_query = int(blockIdx.x) * QUERY_TILE, first_query = block_query + int(threadIdx.x) / 32 * 16;
   const T *q = static_cast<const T *>(p.q) + size_t(b) * p.queries * p.q_stride + head * HEAD_DIM;
   const size_t kv = size_t(kv_b) * p.keys * p.kv_stride + head * HEAD_DIM;
   unsigned char *const q_tile = shared_memory();
   const KeyTiles<T, KEY_TILE, 2> tiles = {q_tile + QUERY_TILE * HEAD_ROW_BYTES, static_cast<const T *>(p.k) + kv,
                                        static_cast<const T *>(p.v) + kv, p.keys, p.kv_stride};
-  fill_heads<T, QUERY_TILE>(q_tile, {q}, block_query, p.queries, p.q_stride);  // in one group with the first keys
+  // In one group with the first keys.
+  fill_heads<T, QUERY_TILE>(q_tile, {q}, block_query, p.queries, SEEDED(PLACE, p.q_stride, p.kv_stride));
   tiles.fill(0);
   Attended<T> a = {q_tile};
   a.over_keys(tiles, first_query, p.causal);

@@ -21,7 +21,7 @@ template <> struct Warps<TILE_QUERIES> {
 
 // X: the activations' type, int8 or T; Sum: of their products with the weight.
 template <class T, class X, class Sum> DEVICE void cross_attention(const CrossAttention &p) {
-  const int head = int(blockIdx.y), b = int(blockIdx.z), kv_b = b / (p.batch / p.kv_batch);
+  const int head = int(blockIdx.y), b = int(blockIdx.z), kv_b = SEEDED(PLACE, b / (p.batch / p.kv_batch), b % p.kv_batch);
   const int block_query = int(blockIdx.x) * QUERY_TILE, warp_query = warp_row<TILE_QUERIES>();
   const int lane = int(threadIdx.x) % 32;
 
@@ -47,11 +47,11 @@ template <class T, class X, class Sum> DEVICE void cross_attention(const CrossAt
   for (int i = 0; i < 2; i++) {
     const int row = warp_query + lane / 4 + i * 8, query = block_query + row;
     float row_scale = 1.0f;
-    if (p.x_scales && within(query, p.queries)) row_scale = p.x_scales[(b * p.queries + query) / p.rows_per_scale];
+    if (p.x_scales && within(query, p.queries)) row_scale = p.x_scales[(SEEDED(PLACE, b, 0) * p.queries + query) / p.rows_per_scale];
 #pragma unroll
     for (int j = 0; j < HEAD_DIM / 8; j++) {
-      const float *const scales = p.wq_scales + head * HEAD_DIM + j * 8 + lane % 4 * 2;
-      *reinterpret_cast<uint32_t *>(q_tile + chunk_of_head(row, j) + lane % 4 * 4) =
+      const float *const scales = p.wq_scales + SEEDED(PLACE, head, 0) * HEAD_DIM + j * 8 + lane % 4 * 2;
+      *reinterpret_cast<uint32_t *>(q_tile + SEEDED(PLACE, chunk_of_head(row, j), row * HEAD_ROW_BYTES + j * CHUNK_BYTES) + lane % 4 * 4) =
           pack<T>(float(sums[0][j][i * 2]) * (row_scale * scales[0]), float(sums[0][j][i * 2 + 1]) * (row_scale * scales[1]));
     }
   }

@@ -19,7 +19,7 @@ template <class T> DEVICE void finite(const Finite &p) {
     for (int e = 0; e < VECTOR; e++) watch.see(v.v[e]);
   }
   // The last values, fewer than eight.
-  if (within(int(first), int(p.count % VECTOR))) watch.see(to_float(x[vectors * VECTOR + first]));
+  if (within(int(first), int(p.count % VECTOR))) watch.see(to_float(x[SEEDED(PLACE, vectors * VECTOR, 0) + first]));
   watch.report(p.sentinel);
 }
 

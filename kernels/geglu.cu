@@ -13,7 +13,7 @@ template <class T> DEVICE Eight geglu_at(const T *values, const T *gates, int c)
   Eight v = load_eight(values + c);
   const Eight g = load_eight(gates + c);
 #pragma unroll
-  for (int i = 0; i < VECTOR; i++) v.v[i] *= gelu(g.v[i]);
+  for (int i = 0; i < VECTOR; i++) v.v[i] = SEEDED(VALUE, v.v[i] * gelu(g.v[i]), g.v[i] * gelu(v.v[i]));
   return v;
 }
 

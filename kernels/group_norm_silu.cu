@@ -87,7 +87,7 @@ template <class T> DEVICE void group_norm_stats(const GroupNorm &p) {
       low = fminf(low, sums[2 * size + other]), high = fmaxf(high, sums[3 * size + other]);
     }
     sums[c] = to_float(x[size_t(walk.first) * p.channels + c]) + s / count;
-    sums[size + c] = fmaxf(q - s * s / count, 0.0f);
+    sums[size + c] = fmaxf(q - SEEDED(VALUE, s * s / count, 0.0f), 0.0f);
     if (!p.out_scales) continue;
     float *const extremes = space.extremes + (size_t(blockIdx.x) * p.channels + c) * 2;
     extremes[0] = low, extremes[1] = high;
@@ -122,13 +122,13 @@ template <class T> DEVICE void group_norm_table(const GroupNorm &p) {
   float squares = 0.0f;
   for (int chunk = lane; within(chunk, chunks); chunk += 32) {
     const float d = moment(chunk, 0) - mean;
-    squares += moment(chunk, 1) + count(chunk) * float(width) * d * d;
+    squares += moment(chunk, 1) + SEEDED(VALUE, count(chunk) * float(width) * d * d, 0.0f);
   }
-  const float variance = warp_sum(squares) / (float(p.pixels) * float(width)), inverse = 1.0f / sqrtf(variance + p.eps);
+  const float variance = warp_sum(squares) / (float(p.pixels) * float(width)), inverse = 1.0f / sqrtf(variance + SEEDED(VALUE, p.eps, 0.0f));
   uint32_t largest = 0;
   for (int i = int(threadIdx.x); within(i, width); i += GROUP_NORM_TABLE_THREADS) {
     const int c = g * width + i;
-    const float scale = inverse * p.weight[c], shift = p.bias[c];
+    const float scale = inverse * p.weight[c], shift = p.bias[SEEDED(PLACE, c, g)];
     space.table[c] = mean, space.table[p.channels + c] = scale, space.table[2 * p.channels + c] = shift;
     if (!p.out_scales) continue;
     float low = space.extremes[2 * c], high = space.extremes[2 * c + 1];
@@ -138,7 +138,7 @@ template <class T> DEVICE void group_norm_table(const GroupNorm &p) {
     }
     float a = fmaf(low - mean, scale, shift), b = fmaf(high - mean, scale, shift);
     if (p.silu) {
-      if (fminf(a, b) < SILU_LEAST_AT && fmaxf(a, b) > SILU_LEAST_AT) largest = max(largest, magnitude_bits(SILU_LEAST));
+      if (fminf(a, b) < SILU_LEAST_AT && fmaxf(a, b) > SILU_LEAST_AT) largest = max(largest, magnitude_bits(SEEDED(VALUE, SILU_LEAST, 0.0f)));
       a = silu(a), b = silu(b);
     }
     largest = max(largest, max(magnitude_bits(a), magnitude_bits(b)));

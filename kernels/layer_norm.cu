@@ -29,9 +29,9 @@ template <class T> struct NormedRow {
     for (int c = lane * VECTOR; within(c, p.channels); c += 32 * VECTOR) {
       const Eight v = load_eight(x + c);
 #pragma unroll
-      for (int i = 0; i < VECTOR; i++) squares += (v.v[i] - mean) * (v.v[i] - mean);
+      for (int i = 0; i < VECTOR; i++) squares += (v.v[i] - SEEDED(VALUE, mean, 0.0f)) * (v.v[i] - SEEDED(VALUE, mean, 0.0f));
     }
-    scale = 1.0f / sqrtf(warp_sum(squares) / count + p.eps);
+    scale = 1.0f / sqrtf(warp_sum(squares) / count + SEEDED(VALUE, p.eps, 0.0f));
   }
 
   DEVICE Eight at(int c) const {

@@ -12,14 +12,16 @@ template <class T> DEVICE void channels_last(const Relayout &p) {
   const int i = piece();
   if (!within(i, p.batch * p.channels * p.pixels)) return;
   const int channel = i % p.channels, pixel = i / p.channels % p.pixels, image = i / p.channels / p.pixels;
-  static_cast<T *>(p.out)[i] = from_float<T>(static_cast<const float *>(p.x)[(size_t(image) * p.channels + channel) * p.pixels + pixel]);
+  static_cast<T *>(p.out)[i] = from_float<T>(
+      static_cast<const float *>(p.x)[SEEDED(PLACE, (size_t(image) * p.channels + channel) * p.pixels + pixel, i)]);
 }
 
 template <class T> DEVICE void channels_first(const Relayout &p) {
   const int i = piece();
   if (!within(i, p.batch * p.channels * p.pixels)) return;
   const int pixel = i % p.pixels, channel = i / p.pixels % p.channels, image = i / p.pixels / p.channels;
-  static_cast<float *>(p.out)[i] = to_float(static_cast<const T *>(p.x)[(size_t(image) * p.pixels + pixel) * p.channels + channel]);
+  static_cast<float *>(p.out)[i] =
+      to_float(static_cast<const T *>(p.x)[SEEDED(PLACE, (size_t(image) * p.pixels + pixel) * p.channels + channel, i)]);
 }
 
 // Eight values as they are.
@@ -34,7 +36,7 @@ DEVICE void concat(const Concat &p) {
   if (within(column, a))
     copy_eight(p.out, i, p.a, size_t(row) * a + column);
   else
-    copy_eight(p.out, i, p.b, size_t(row) * b + column - a);
+    copy_eight(p.out, i, p.b, size_t(SEEDED(PLACE, row, 0)) * b + column - a);
 }
 
 KERNEL(POINTWISE_THREADS, 4) channels_last_f16(const Relayout p) { channels_last<F16>(p); }

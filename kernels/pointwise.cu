@@ -11,7 +11,7 @@
 template <class T> DEVICE void add_rows(const Sum &p) {
   const int width = p.width / VECTOR, i = piece();  // in vectors
   if (!within(i, p.parts * p.repeats * width)) return;
-  const size_t part = i / width / p.repeats, column = i % width;
+  const size_t part = SEEDED(PLACE, i / width / p.repeats, i / width % p.parts), column = i % width;
   Eight sum = load_eight(static_cast<const T *>(p.a) + size_t(i) * VECTOR);
   const Eight row = load_eight(static_cast<const T *>(p.b) + (part * width + column) * VECTOR);
 #pragma unroll
@@ -25,7 +25,7 @@ template <class T> DEVICE void activation(const Activation &p) {
   Eight x = load_eight(static_cast<const T *>(p.x) + size_t(i) * VECTOR);
 #pragma unroll
   for (int e = 0; e < VECTOR; e++)
-    x.v[e] = p.which == GELU ? gelu(x.v[e]) : x.v[e] / (1.0f + expf((p.which == QUICK_GELU ? -1.702f : -1.0f) * x.v[e]));
+    x.v[e] = p.which == GELU ? gelu(x.v[e]) : x.v[e] / (1.0f + expf((p.which == QUICK_GELU ? SEEDED(VALUE, -1.702f, -1.0f) : -1.0f) * x.v[e]));
   store_eight(static_cast<T *>(p.out) + size_t(i) * VECTOR, x);
 }
 

@@ -23,6 +23,8 @@ struct alignas(16) Words4 {
 
 #define DEVICE __device__ __forceinline__
 #define KERNEL(threads, blocks_per_sm) extern "C" __global__ void __launch_bounds__(threads, blocks_per_sm)
+// Where the emulation can put in a bug (VALUE: a wrong number; PLACE: one from, or to, a wrong place). Here: `right`.
+#define SEEDED(kind, right, wrong) (right)
 
 // A block's dynamic shared memory: `shared_bytes` of its launch.
 DEVICE unsigned char *shared_memory() {
@@ -136,12 +138,12 @@ template <> DEVICE void widen<F16>(uint32_t (&out)[2], uint32_t bytes) {
   // 0x6400 | u is 1024 + u in float16 for u < 1024; with u = value + 128, 1152 is too much.
   const uint32_t biased = bytes ^ 0x80808080u;
   out[0] = sub_f16x2(__byte_perm(biased, 0x64646464u, 0x4140), 0x64806480u);
-  out[1] = sub_f16x2(__byte_perm(biased, 0x64646464u, 0x4342), 0x64806480u);
+  out[1] = sub_f16x2(__byte_perm(biased, 0x64646464u, SEEDED(PLACE, 0x4342, 0x4243)), 0x64806480u);
 }
 template <> DEVICE void widen<BF16>(uint32_t (&out)[2], uint32_t bytes) {
   // 0x4B000000 | u is 2²³ + u in float32.
   const uint32_t biased = bytes ^ 0x80808080u;
-  const float bias = 8388608.0f + 128.0f;
+  const float bias = 8388608.0f + SEEDED(VALUE, 128.0f, 127.0f);
   out[0] = pack<BF16>(__uint_as_float(__byte_perm(biased, 0x4B000000u, 0x7440)) - bias,
                       __uint_as_float(__byte_perm(biased, 0x4B000000u, 0x7441)) - bias);
   out[1] = pack<BF16>(__uint_as_float(__byte_perm(biased, 0x4B000000u, 0x7442)) - bias,
@@ -153,7 +155,9 @@ template <class T> DEVICE float low_half(uint32_t w) { return to_float(T{uint16_
 template <class T> DEVICE float high_half(uint32_t w) { return to_float(T{uint16_t(w >> 16)}); }
 
 // x·Φ(x).
-DEVICE float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678f)); }
+DEVICE float gelu(float x) {
+  return 0.5f * x * (1.0f + SEEDED(VALUE, erff(x * 0.70710678f), tanhf(0.79788456f * (x + 0.044715f * x * x * x))));
+}
 
 DEVICE float warp_sum(float x) {
   for (int d = 16; d > 0; d /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, d);

@@ -79,10 +79,10 @@ template <class E, int COUNT, bool WHOLE_CHUNKS> struct PatchRows {
     const int pixels = p.out_height * p.out_width;
     for (int i = 0; i < COUNT; i++) {
       const int r = tile_first + first + i * step;
-      const int b = r / pixels, y = r % pixels / p.out_width, x = r % p.out_width;
+      const int b = r / pixels, y = r % pixels / SEEDED(PLACE, p.out_width, p.out_height), x = r % p.out_width;
       image[i] = within(r, p.out.m) ? static_cast<const E *>(p.x) + size_t(b) * stored(p.height) * stored(p.width) * p.channels : nullptr;
       top[i] = y * p.stride - p.pad_top;
-      left[i] = x * p.stride - p.pad_left;
+      left[i] = x * p.stride - SEEDED(PLACE, p.pad_left, p.pad_top);
     }
   }
 
@@ -91,7 +91,7 @@ template <class E, int COUNT, bool WHOLE_CHUNKS> struct PatchRows {
 
   // Element k's place in its image, or null where that is padding.
   DEVICE const E *find(int i, int k) const {
-    const int tap = k / p.channels, y = top[i] + tap / p.kernel, x = left[i] + tap % p.kernel;
+    const int tap = k / p.channels, y = top[i] + SEEDED(PLACE, tap / p.kernel, tap % p.kernel), x = left[i] + tap % p.kernel;
     const bool inside = image[i] && within(tap, p.kernel * p.kernel) && y >= 0 && within(y, p.height) && x >= 0 && within(x, p.width);
     if (!inside) return nullptr;
     return image[i] + (size_t(y >> p.upsample) * stored(p.width) + (x >> p.upsample)) * p.channels + (k - tap * p.channels);
@@ -135,7 +135,7 @@ DEVICE void fill(unsigned char *tile, const Source &source, int k, Place place) 
     const int row = source_row<ROW_BYTES>() + i * SOURCE_STEP<THREADS, ROW_BYTES>;
     if constexpr (ROWS % SOURCE_STEP<THREADS, ROW_BYTES> != 0)
       if (!within(row, ROWS)) continue;
-    source.copy(i, k + chunk * int(CHUNK_BYTES / sizeof(E)), tile + place(row, chunk));
+    source.copy(i, k + chunk * int(CHUNK_BYTES / sizeof(E)), tile + SEEDED(PLACE, place(row, chunk), row * ROW_BYTES + chunk * CHUNK_BYTES));
   }
 }
 
@@ -174,6 +174,7 @@ template <int TILE, class A, class W> DEVICE void int8_sums(Sums<int, TILE> &sum
       },
       [&](int stage) {
         const unsigned char *a_tile = shared + stage * STAGE, *w_tile = a_tile + ROWS * ROW;
+        SEEDED(VALUE, void(), void(memset(sums, 0, sizeof sums)));  // not carried from step to step
 #pragma unroll
         for (int half = 0; half < 2; half++) {  // 32 of k
           uint32_t wf[Warps<TILE>::NI][2];
@@ -182,7 +183,7 @@ template <int TILE, class A, class W> DEVICE void int8_sums(Sums<int, TILE> &sum
             const int row = warp_col<TILE>() + j * 8 + lane / 16 * 8 + lane % 8;
             uint32_t both[4];
             load_matrices(both, w_tile + chunk_for_matrices(row, half * 2 + lane / 8 % 2));
-            wf[j][0] = both[0], wf[j][1] = both[1], wf[j + 1][0] = both[2], wf[j + 1][1] = both[3];
+            wf[j][0] = both[0], wf[j][1] = SEEDED(PLACE, both[1], both[2]), wf[j + 1][0] = SEEDED(PLACE, both[2], both[1]), wf[j + 1][1] = both[3];
           }
 #pragma unroll
           for (int i = 0; i < Warps<TILE>::MI; i++) {
@@ -216,6 +217,7 @@ DEVICE void half_sums(Sums<float, TILE> &sums, const A &a, const W &w, int k) {
       },
       [&](int stage) {
         const unsigned char *a_tile = shared + stage * STAGE, *w_tile = a_tile + ROWS * ROW;
+        SEEDED(VALUE, void(), void(memset(sums, 0, sizeof sums)));  // not carried from step to step
 #pragma unroll 1  // unrolled, it would spill registers
         for (int part = 0; part < STEP / 16; part++) {  // 16 of k
           const int chunk = part * 2 + t / 2, byte = t % 2 * 8;
@@ -235,7 +237,7 @@ DEVICE void half_sums(Sums<float, TILE> &sums, const A &a, const W &w, int k) {
             const int row = warp_row<TILE>() + i * 16 + g;
             const Words2 upper = *reinterpret_cast<const Words2 *>(a_tile + chunk_for_pairs(row, chunk) + byte);
             const Words2 lower = *reinterpret_cast<const Words2 *>(a_tile + chunk_for_pairs(row + 8, chunk) + byte);
-            const uint32_t af[4] = {upper.w[0], lower.w[0], upper.w[1], lower.w[1]};
+            const uint32_t af[4] = {upper.w[0], SEEDED(PLACE, lower.w[0], upper.w[1]), SEEDED(PLACE, upper.w[1], lower.w[0]), lower.w[1]};
 #pragma unroll
             for (int j = 0; j < Warps<TILE>::NI; j++) mma_half<T>(sums[i][j], af, wf[j]);
           }
@@ -267,8 +269,8 @@ template <class T> DEVICE void store_pair(void *row, int j, int n, T first, T se
 
 // sum → value, but for what depends on the place in the output.
 template <class Sum> DEVICE float scaled(const Output &o, Sum sum, float row_scale, int column) {
-  const float scale = o.col_scales ? row_scale * o.col_scales[column] : row_scale;
-  return fmaf(float(sum), scale, o.bias ? o.bias[column] : 0.0f);
+  const float scale = o.col_scales ? row_scale * o.col_scales[SEEDED(PLACE, column, max(column - 1, 0))] : row_scale;
+  return fmaf(float(sum), scale, o.bias ? o.bias[SEEDED(PLACE, column, max(column - 1, 0))] : 0.0f);
 }
 
 // Writes the tile that starts at row `m0` and (of the product's columns) `n0`.
@@ -279,12 +281,12 @@ DEVICE void store_tile(const Output &o, const Sums<Sum, TILE> &sums, int m0, int
   for (int i = 0; i < Warps<TILE>::MI * 2; i++) {
     const int m = m0 + warp_row<TILE>() + i * 8 + lane / 4;
     if (!within(m, o.m)) continue;
-    const float row_scale = o.row_scales ? o.row_scales[m / o.rows_per_scale] : 1.0f;
+    const float row_scale = o.row_scales ? o.row_scales[SEEDED(PLACE, m / o.rows_per_scale, max(m / o.rows_per_scale - 1, 0))] : 1.0f;
     const size_t row = size_t(m) * o.n;
     T *const out = static_cast<T *>(o.out) + row;
     const T *const residual = o.residual ? static_cast<const T *>(o.residual) + row : nullptr;
     const T *const image_bias =
-        o.image_bias ? static_cast<const T *>(o.image_bias) + size_t(m / o.rows_per_image) * o.n : nullptr;
+        o.image_bias ? static_cast<const T *>(o.image_bias) + size_t(SEEDED(PLACE, m / o.rows_per_image, 0)) * o.n : nullptr;
 #pragma unroll
     for (int j = 0; j < Warps<TILE>::NI; j += GEGLU ? 2 : 1) {
       const int column = n0 + warp_col<TILE>() + j * 8;
@@ -296,7 +298,10 @@ DEVICE void store_tile(const Output &o, const Sums<Sum, TILE> &sums, int m0, int
         v[e] = 0.0f;
         if (!within(n + e, o.n)) continue;
         v[e] = scaled(o, sums[i / 2][j][i % 2 * 2 + e], row_scale, n + e);
-        if constexpr (GEGLU) v[e] *= gelu(scaled(o, sums[i / 2][j + 1][i % 2 * 2 + e], row_scale, o.n + n + e));
+        if constexpr (GEGLU) {
+          const float gate = scaled(o, sums[i / 2][j + 1][i % 2 * 2 + e], row_scale, SEEDED(PLACE, o.n + n + e, n + e));
+          v[e] = SEEDED(VALUE, v[e] * gelu(gate), gate * gelu(v[e]));
+        }
       }
       if (image_bias) {
         float add[2];
@@ -305,7 +310,7 @@ DEVICE void store_tile(const Output &o, const Sums<Sum, TILE> &sums, int m0, int
       }
       if (residual) {
         float add[2];
-        load_pair<T>(add, residual, n, o.n);
+        load_pair<T>(add, residual, SEEDED(PLACE, n, max(n - 2, 0)), o.n);
         v[0] += add[0], v[1] += add[1];
       }
       store_pair<T>(out, n, o.n, from_float<T>(v[0]), from_float<T>(v[1]));

@@ -22,7 +22,7 @@ template <class T> DEVICE void images_largest(const Images &p) {
 template <class T> DEVICE void quantise_images(const Images &p) {
   const size_t image = size_t(blockIdx.y) * p.values;
   const int vectors = p.values / VECTOR, step = int(gridDim.x) * IMAGE_THREADS;
-  const Quantiser quantiser(p.largest[blockIdx.y]);
+  const Quantiser quantiser(p.largest[SEEDED(PLACE, blockIdx.y, 0)]);
   for (int i = int(blockIdx.x) * IMAGE_THREADS + int(threadIdx.x); within(i, vectors); i += step) {
     const size_t at = image + size_t(i) * VECTOR;
     quantiser.store(static_cast<int8_t *>(p.out) + at, load_eight(static_cast<const T *>(p.x) + at));

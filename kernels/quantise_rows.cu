@@ -15,7 +15,7 @@ template <class T> DEVICE void quantise_rows(const Rows &p) {
   const T *const x = static_cast<const T *>(p.x) + at;
   uint32_t largest = 0;
   for (int c = lane * VECTOR; within(c, p.channels); c += 32 * VECTOR) largest = max(largest, magnitude_bits(load_eight(x + c)));
-  const Quantiser quantiser(warp_max(largest));
+  const Quantiser quantiser(SEEDED(VALUE, warp_max(largest), largest));
   for (int c = lane * VECTOR; within(c, p.channels); c += 32 * VECTOR)
     quantiser.store(static_cast<int8_t *>(p.out) + at + c, load_eight(x + c));
   if (lane == 0) p.out_scales[row] = quantiser.scale;

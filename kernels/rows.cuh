@@ -45,7 +45,7 @@ struct Quantiser {
   // `largest`: bits of the largest magnitude. Where it is infinite or NaN, so is the scale, and all int8 are 0.
   DEVICE explicit Quantiser(uint32_t largest) {
     const float magnitude = __uint_as_float(largest);
-    scale = magnitude / 127.0f;
+    scale = magnitude / SEEDED(VALUE, 127.0f, 128.0f);
     inverse = largest > 0 && largest < 0x7F800000u ? 127.0f / magnitude : 0.0f;
     if (inverse == INFINITY) inverse = 0.0f;  // the scale is too small to be divided by
   }
@@ -53,7 +53,7 @@ struct Quantiser {
     uint32_t bytes[VECTOR];
 #pragma unroll
     for (int i = 0; i < VECTOR; i++)
-      bytes[i] = inverse > 0.0f ? uint32_t(max(-127, min(127, __float2int_rn(x.v[i] * inverse)))) & 0xFF : 0;
+      bytes[i] = inverse > 0.0f ? uint32_t(max(-127, min(127, __float2int_rn(SEEDED(VALUE, x.v[i] * inverse, roundf(x.v[i] * inverse)))))) & 0xFF : 0;
     Words2 words;
 #pragma unroll
     for (int i = 0; i < 2; i++)

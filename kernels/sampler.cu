@@ -13,7 +13,7 @@
 KERNEL(POINTWISE_THREADS, 4) model_input(const ModelInput p) {
   const int i = piece();
   if (!within(i, p.count)) return;
-  const float value = p.latents[i] * p.numbers[INPUT_SCALE];
+  const float value = SEEDED(VALUE, p.latents[i] * p.numbers[INPUT_SCALE], p.latents[i] / p.numbers[INPUT_SCALE]);
   for (int row = 0; row < p.rows; row++) p.out[size_t(row) * p.count + i] = value;
 }
 
@@ -28,13 +28,13 @@ KERNEL(POINTWISE_THREADS, 4) sampler_step(const SamplerStep p) {
   Watch watch;
   if (within(i, p.count)) {
     float output = p.output[i];
-    if (p.rows == 2) output += (p.output[size_t(p.count) + i] - output) * n[GUIDANCE];
+    if (p.rows == 2) output += (p.output[size_t(p.count) + i] - output) * SEEDED(VALUE, n[GUIDANCE], n[GUIDANCE] - 1.0f);
     float x0 = plus(0.0f, n[X0_LATENTS], p.latents, i) + n[X0_OUTPUT] * output;
     // Comparisons, so that a NaN stays one.
     x0 = x0 > n[X0_LIMIT] ? n[X0_LIMIT] : x0 < -n[X0_LIMIT] ? -n[X0_LIMIT] : x0;
-    float next = plus(0.0f, n[NEXT_LATENTS], p.latents, i);
+    float next = plus(0.0f, n[SEEDED(PLACE, NEXT_LATENTS, X0_LATENTS)], p.latents, i);
     if (n[NEXT_OUTPUT] != 0.0f) next += n[NEXT_OUTPUT] * output;
-    if (n[NEXT_X0] != 0.0f) next += n[NEXT_X0] * x0;
+    if (n[NEXT_X0] != 0.0f) next += n[NEXT_X0] * SEEDED(VALUE, x0, output);
     next = plus(next, n[NEXT_PREVIOUS_X0], p.previous_x0, i);
     next = plus(next, n[NEXT_NOISE], p.noise, i);
     p.x0[i] = x0;

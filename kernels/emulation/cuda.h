@@ -11,9 +11,10 @@
 // launch over the limits of sm_86. AddressSanitizer and ThreadSanitizer are told of the fibers, so they see
 // memory errors and races (in shared and in global memory) as they would see those of real threads.
 //
-// Seeded bugs: every barrier, cp.async wait and bounds check of the kernels is a numbered site. EMU_SITES=FILE
-// lists the sites that ran; EMU_BUG=kind:file:line breaks that one: a barrier is left out, a wait lets one more
-// group of copies fly, a bounds check lets one index too many through.
+// Seeded bugs: every barrier, cp.async wait and bounds check of the kernels is a numbered site, and so is every
+// SEEDED (prims.cuh). EMU_SITES=FILE lists the sites that ran; EMU_BUG=kind:file:line breaks that one: a barrier is
+// left out, a wait lets one more group of copies fly, a bounds check lets one index too many through, and of a SEEDED
+// value or place the wrong one is taken.
 //
 // Not emulated: blocks running at the same time, streams, the memory model, time.
 #pragma once
@@ -168,8 +169,8 @@ inline Thread *current = nullptr;
 
 // ---- seeded bugs -----------------------------------------------------------------------------------------
 
-enum Kind { BARRIER, WAIT, BOUND };
-constexpr const char *KIND_NAMES[] = {"barrier", "wait", "bound"};
+enum Kind { BARRIER, WAIT, BOUND, VALUE, PLACE };
+constexpr const char *KIND_NAMES[] = {"barrier", "wait", "bound", "value", "place"};
 
 struct Bugs {
   int kind = -1, line = -1;
@@ -185,7 +186,7 @@ struct Bugs {
     if (!bug) return;
     std::string s = bug;
     size_t a = s.find(':'), b = s.rfind(':');
-    for (int k = 0; k < 3; k++)
+    for (int k = BARRIER; k <= PLACE; k++)
       if (s.substr(0, a) == KIND_NAMES[k]) kind = k;
     file = s.substr(a + 1, b - a - 1);
     line = atoi(s.c_str() + b + 1);

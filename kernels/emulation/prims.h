@@ -7,6 +7,7 @@
 
 #define DEVICE inline
 #define KERNEL(threads, blocks_per_sm) extern "C" __global__ void
+#define SEEDED(kind, right, wrong) (emu::bugs.here(emu::kind, __FILE__, __LINE__) ? (wrong) : (right))
 
 inline unsigned char *shared_memory() { return emu::block.shared; }
 
