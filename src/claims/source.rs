@@ -165,7 +165,7 @@ impl Sourced<Run> {
         Some(1.0 / self.run.images_per_s?)
     }
 
-    /// The most memory of its device: the heap on the CPU, the pool that tensors lie in on a GPU.
+    /// The most memory of its device: the heap on the CPU, the workspace that tensors lie in on a GPU.
     pub fn peak_bytes(&self) -> Option<u64> {
         match self.run.device.as_str() {
             CPU => Some(self.run.peak.as_ref()?.bytes),
@@ -274,7 +274,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_gpus_peak_is_its_pools_and_not_the_programs() {
+    fn a_gpus_peak_is_its_own_and_not_the_programs() {
         let mut run = on_gpu("NVIDIA H800", 2.7);
         assert_eq!(run.peak_bytes(), None);
         for (bytes, stage) in (1..).zip(&mut run.run.stages) {

@@ -42,7 +42,7 @@ pub enum Processor {
         /// So many.
         threads: usize,
     },
-    /// A GPU; memory is its pool's, without what driver and cuBLAS take for themselves.
+    /// A GPU; memory is what tensors take, without what driver and cuBLAS take for themselves.
     Gpu,
 }
 

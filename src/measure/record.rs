@@ -144,7 +144,7 @@ impl StageRun {
         self.forecast.ms.map(|ms| ms / self.times.p50_ms)
     }
 
-    /// The most memory: of the GPU's pool where it ran on one, else of the heap.
+    /// The most memory: of the GPU's workspace where it ran on one, else of the heap.
     pub fn peak_bytes(&self) -> Option<u64> {
         match &self.gpu {
             Some(gpu) => gpu.pool_peak_bytes,

@@ -95,7 +95,7 @@ fn median_gpu(records: &[&StageRecord]) -> Option<GpuStage> {
     Some(stages[middle].clone())
 }
 
-/// What each step of loading left in memory; a GPU's pool is told of as a whole only.
+/// What each step of loading left in memory; a GPU's workspace is told of as a whole only.
 pub fn components(load: &StageRun, names: &[&str], forecast: &Forecast) -> Vec<Component> {
     let heap = load.memory.as_ref().filter(|_| load.gpu.is_none());
     let left = heap.map(StageMemory::left_by_steps);

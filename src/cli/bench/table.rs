@@ -161,9 +161,10 @@ fn notes(run: &Run) -> String {
         lines.push((
             "gpu",
             format!(
-                "{stage}: {} between events{}{}{}",
+                "{stage}: {} between events{}{}{}{}",
                 time(gpu.ms),
-                some(gpu.pool_peak_bytes.map(bytes), "of the pool at most"),
+                some(gpu.pool_peak_bytes.map(bytes), "taken at most"),
+                some(gpu.pool_reach_bytes.map(bytes), "with gaps"),
                 some(gpu.device_used_bytes.map(bytes), "of the device in use"),
                 some(gpu.energy_j.map(digits), "J"),
             ),

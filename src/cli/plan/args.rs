@@ -18,8 +18,8 @@ Examples:
   darkroom plan --model synthetic:sdxl-base --dtype bf16 --device all
   darkroom plan --model path/to/checkpoint --size 1536x1024 --memory 12GiB
 
-The memory is that of the allocations of the device's own path: on a CPU the process's, on a GPU its
-pool's, without what driver and cuBLAS take (no part of darkroom has run on one). With --device all,
+The memory is that of the allocations of the device's own path: on a CPU the process's, on a GPU what
+tensors take, without driver and cuBLAS (no part of darkroom has run on one). With --device all,
 stages are the CPU's. Times are lower bounds, at the device's limits.";
 
 /// What was typed after `darkroom plan`.

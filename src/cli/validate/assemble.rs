@@ -138,7 +138,7 @@ impl Found<'_> {
         })
     }
 
-    /// The heap beyond what the process held before (a GPU's pool was empty). Buffers that the twin's
+    /// The heap beyond what the process held before (a GPU's workspace was empty). Buffers that the twin's
     /// runs left to the process are in the forecast from the first matrix product on, so from there on
     /// they count for both models: only loading is measured from its own beginning.
     fn stage_peaks(&self) -> Vec<StagePeak> {

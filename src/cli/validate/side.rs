@@ -35,7 +35,7 @@ pub struct StageRuns {
     pub stage: Stage,
     /// One a run.
     pub samples_ms: Vec<f64>,
-    /// The heap, or the GPU's pool, at its highest in any run.
+    /// The heap, or the GPU's workspace, at its highest in any run.
     pub peak_bytes: Option<u64>,
 }
 
