@@ -426,11 +426,13 @@ pub fn lend(stream: &CudaStream, bytes: u64) -> Option<u64> {
     of(stream, |space| space.lent.push(at)).map(|()| at)
 }
 
-/// Takes what is missing of `bytes` in one piece from the driver; leaves all as it is where there is not so much.
+/// Has `bytes` free in one piece of the driver's memory; leaves all as it is where there is not so much.
 pub fn set_aside(stream: &CudaStream, bytes: u64) {
-    of(stream, |space| {
-        space.reserve(bytes.next_multiple_of(GRANULE_BYTES))
-    });
+    if stream.context().bind_to_thread().is_ok() {
+        of(stream, |space| {
+            space.reserve(bytes.next_multiple_of(GRANULE_BYTES))
+        });
+    }
 }
 
 /// How much of a device's memory is in use, where its stream was adopted.
