@@ -138,8 +138,8 @@ fn keep_memory(cuda: &CudaDevice, capability: (i32, i32)) -> Result<(), String> 
     }
     workspace::adopt(&stream);
     let bytes = cublas_bytes(capability);
-    let at =
-        workspace::lend(&stream, bytes).ok_or("the GPU has no memory for cuBLAS to work in")?;
+    let at = workspace::lend(&stream, bytes)
+        .map_err(|error| format!("memory for cuBLAS to work in: {}", problem(&error)))?;
     let cublas = cuda.cublas_handle();
     // SAFETY: memory that stays as long as the stream, which the handle keeps.
     let set = unsafe { cublasSetWorkspace_v2(*cublas.handle(), at as *mut c_void, bytes as usize) };

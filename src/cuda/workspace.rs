@@ -21,6 +21,7 @@ use candle_core::{Device, Result};
 use cudarc::driver::CudaStream;
 use cudarc::driver::sys::{self, CUdeviceptr, CUresult, CUstream};
 
+use super::Driver;
 use super::blocks::Blocks;
 use super::libraries::Jump;
 use crate::ops::workspace::gpu::GRANULE_BYTES;
@@ -284,7 +285,7 @@ impl Workspace {
 
     fn add_piece(&mut self, size: Size, bytes: u64) -> bool {
         let bytes = bytes.next_multiple_of(PAGE_BYTES);
-        let Some(at) = from_driver(bytes) else {
+        let Ok(at) = from_driver(bytes) else {
             return false;
         };
         self.pieces.push(Piece {
@@ -336,11 +337,11 @@ impl Drop for Workspace {
     }
 }
 
-fn from_driver(bytes: u64) -> Option<u64> {
+fn from_driver(bytes: u64) -> Driver<u64> {
     let mut at = 0;
     // SAFETY: writes one address.
-    let taken = unsafe { sys::cuMemAlloc_v2(&mut at, bytes as usize) };
-    (taken == CUresult::CUDA_SUCCESS).then_some(at)
+    unsafe { sys::cuMemAlloc_v2(&mut at, bytes as usize) }.result()?;
+    Ok(at)
 }
 
 fn to_driver(at: u64) {
@@ -421,9 +422,10 @@ pub fn adopt(stream: &CudaStream) {
 }
 
 /// Memory for a library's own use, as long as the stream is there.
-pub fn lend(stream: &CudaStream, bytes: u64) -> Option<u64> {
+pub fn lend(stream: &CudaStream, bytes: u64) -> Driver<u64> {
     let at = from_driver(bytes)?;
-    of(stream, |space| space.lent.push(at)).map(|()| at)
+    of(stream, |space| space.lent.push(at));
+    Ok(at)
 }
 
 /// Has `bytes` free in one piece of the driver's memory; leaves all as it is where there is not so much.
