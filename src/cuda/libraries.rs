@@ -2,7 +2,9 @@
 //! of their functions (build/libraries.rs), which leads nowhere until [`load`] has found the function.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, c_void};
+use std::ffi::{CStr, CString, OsStr, c_void};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -25,11 +27,7 @@ fn load_all() -> Result<(), String> {
     let mut jumps = 0..;
     let mut all = HashMap::new();
     for (file, functions) in LIBRARIES {
-        // SAFETY: NVIDIA's libraries have no conditions for being loaded; they stay loaded.
-        let library = unsafe { libc::dlopen(file.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
-        if library.is_null() {
-            return Err(missing(file));
-        }
+        let library = open(file)?;
         for function in *functions {
             let jump = Jump(jumps.next().expect("without end"));
             all.insert(*function, jump);
@@ -77,16 +75,34 @@ impl Jump {
     }
 }
 
-/// Why a library was not loaded, in the loader's words, and what brings it.
-fn missing(file: &CStr) -> String {
-    // SAFETY: the last call of the loader failed; its text is copied at once.
-    let told = unsafe { CStr::from_ptr(libc::dlerror()) }.to_string_lossy();
-    let driver = LIBRARIES[0].0;
-    match file == driver {
-        true => format!("no NVIDIA driver here ({told})"),
-        false => format!(
-            "{told}; it comes with CUDA {}, not with the driver: install that, or put its folder on LD_LIBRARY_PATH",
-            super::kernels::TOOLKIT.0
-        ),
+/// Where the loader finds it, else in the toolkit that the environment names, else in NVIDIA's own folder.
+fn open(file: &CStr) -> Result<*mut c_void, String> {
+    // SAFETY: NVIDIA's libraries have no conditions for being loaded; they stay loaded.
+    let open = |path: &CStr| unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
+    let found = open(file);
+    if !found.is_null() {
+        return Ok(found);
     }
+    // SAFETY: the last call of the loader failed; its text is copied at once.
+    let told = unsafe { CStr::from_ptr(libc::dlerror()) }
+        .to_string_lossy()
+        .into_owned();
+    if file == LIBRARIES[0].0 {
+        return Err(format!("no NVIDIA driver here ({told})"));
+    }
+    let named = ["CUDA_HOME", "CUDA_PATH"].map(|name| std::env::var_os(name).map(PathBuf::from));
+    let toolkits = named.into_iter().flatten();
+    toolkits
+        .chain([PathBuf::from("/usr/local/cuda")])
+        .map(|toolkit| toolkit.join("lib64").join(OsStr::from_bytes(file.to_bytes())))
+        .filter_map(|path| CString::new(path.into_os_string().into_vec()).ok())
+        .map(|path| open(&path))
+        .find(|found| !found.is_null())
+        .ok_or_else(|| {
+            format!(
+                "{told}; it comes with CUDA {}, not with the driver: install that, and where it is not in \
+                 /usr/local/cuda put its folder on LD_LIBRARY_PATH or set CUDA_HOME",
+                super::kernels::TOOLKIT.0
+            )
+        })
 }
