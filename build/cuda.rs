@@ -13,6 +13,10 @@ mod libraries;
 /// Machine code for these compute capabilities, unless `DARKROOM_CUDA_ARCHS` names fewer.
 const ARCHS: &str = "80,86,89,90,120";
 
+/// No product and sum becomes one operation, which rounds once, unless the kernel says so: the emulation's bits are the
+/// GPU's.
+const FMAD: &str = "-fmad=false";
+
 /// PTX of this one, which the driver compiles for whatever GPU comes later.
 const PTX: &str = "80";
 
@@ -34,7 +38,8 @@ pub fn build() -> Result<(), String> {
 
     let nvcc = nvcc()?;
     let version = run(Command::new(&nvcc).arg("--version"))?;
-    let archs = env::var("DARKROOM_CUDA_ARCHS").unwrap_or_else(|_| ARCHS.to_owned());
+    let release = release(&version)?;
+    let archs = env::var("DARKROOM_CUDA_ARCHS").unwrap_or_else(|_| known_archs(release));
     let options = options(&archs)?;
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let toolkit = fs::canonicalize(&nvcc).map_err(|e| format!("{}: {e}", nvcc.display()))?;
@@ -51,10 +56,9 @@ pub fn build() -> Result<(), String> {
         "/// Compute capabilities with machine code, in tenths.\n\
          pub const ARCHS: &str = {archs:?};\n\n\
          /// The toolkit's version.\n\
-         pub const TOOLKIT: (i32, i32) = {};\n\n\
+         pub const TOOLKIT: (i32, i32) = {release:?};\n\n\
          /// A fat binary of each file of kernels.\n\
-         pub const IMAGES: &[&[u8]] = &[\n",
-        release(&version)?
+         pub const IMAGES: &[&[u8]] = &[\n"
     );
     for source in sources.iter().filter(|path| extension(path) == "cu") {
         let mut hasher = headers.clone();
@@ -99,27 +103,41 @@ fn nvcc() -> Result<PathBuf, String> {
         .find(|nvcc| nvcc.is_file())
         .ok_or_else(|| {
             "the `cuda` feature needs nvcc, which neither CUDA_HOME nor CUDA_PATH nor the PATH has: \
-             install a CUDA toolkit, or run `scripts/cuda-toolkit DEST` and set CUDA_HOME to what it prints"
+             install a CUDA toolkit, or run `scripts/cuda-toolkit DEST`, set CUDA_HOME to what it prints and \
+             put its bin on the PATH, where candle's build looks for it"
                 .to_owned()
         })
 }
 
-/// The version in what `nvcc --version` prints, as a tuple: `(13, 0)`.
-fn release(version: &str) -> Result<String, String> {
+/// The version in what `nvcc --version` prints: (13, 0).
+fn release(version: &str) -> Result<(i32, i32), String> {
     let numbers = version
         .split_once("release ")
         .and_then(|(_, rest)| rest.split_once(','))
         .and_then(|(release, _)| release.split_once('.'));
-    match numbers {
-        Some((major, minor)) => Ok(format!("({major}, {minor})")),
-        None => Err(format!("nvcc does not say its version: {version}")),
-    }
+    numbers
+        .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
+        .ok_or_else(|| format!("nvcc does not say its version: {version}"))
+}
+
+/// Those of [`ARCHS`] that a toolkit compiles for: 120 came with CUDA 12.8.
+fn known_archs(release: (i32, i32)) -> String {
+    let known = |arch: &&str| *arch != "120" || release >= (12, 8);
+    let archs: Vec<&str> = ARCHS.split(',').filter(known).collect();
+    archs.join(",")
 }
 
 fn options(archs: &str) -> Result<Vec<String>, String> {
-    let mut options: Vec<String> = ["-fatbin", "-O3", "-std=c++17", "-Werror", "all-warnings"]
-        .map(str::to_owned)
-        .into();
+    let mut options: Vec<String> = [
+        "-fatbin",
+        "-O3",
+        "-std=c++17",
+        FMAD,
+        "-Werror",
+        "all-warnings",
+    ]
+    .map(str::to_owned)
+    .into();
     for arch in archs.split(',') {
         if arch.is_empty() || !arch.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return Err(format!(

@@ -9,18 +9,17 @@ use object::elf::DT_SONAME;
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object, ObjectSymbol, ReadCache, SymbolKind};
 
-/// The libraries' names without `lib` and `.so`, and whether they are loaded. The runtime is not: only candle's kernels
-/// for mixtures of experts call it, which no network here has.
-const LIBRARIES: [(&str, bool); 4] = [
-    ("cuda", true),
-    ("cublas", true),
-    ("curand", true),
-    ("cudart", false),
+/// The libraries' names without `lib` and `.so`; whether they are loaded; what a jump answers that leads nowhere, an error
+/// in the library's own numbers: not found, not supported, not initialised. The runtime is called by candle's kernels
+/// for mixtures of experts only, the last two by nothing here.
+const LIBRARIES: [(&str, bool, i32); 6] = [
+    ("cuda", true, 500),
+    ("cublas", true, 15),
+    ("curand", true, 101),
+    ("cudart", false, 3),
+    ("cublasLt", false, 15),
+    ("nvrtc", false, 11),
 ];
-
-/// What a jump answers that leads nowhere: "not initialised" in the driver's words and the runtime's, and an error in
-/// the other libraries'.
-const NOWHERE: i32 = 3;
 
 /// Writes the jumps, as an object of the library's, and a table of them in Rust: `libraries.rs`.
 pub fn build(toolkit: &Path, out: &Path) -> Result<(), String> {
@@ -31,7 +30,7 @@ pub fn build(toolkit: &Path, out: &Path) -> Result<(), String> {
         "/// NVIDIA's libraries: the file, and its functions in the order of their jumps.\n\
          const LIBRARIES: &[(&CStr, &[&CStr])] = &[\n",
     );
-    for (name, loaded) in LIBRARIES {
+    for (name, loaded, _) in LIBRARIES {
         let (file, functions) = functions(&find(toolkit, &arch, name)?)?;
         if loaded {
             writeln!(table, "    (c{file:?}, &[").expect("a string");
@@ -40,7 +39,7 @@ pub fn build(toolkit: &Path, out: &Path) -> Result<(), String> {
             }
             table += "    ]),\n";
         }
-        names.extend(functions);
+        names.extend(functions.into_iter().map(|function| (function, name)));
     }
     write!(
         table,
@@ -63,6 +62,7 @@ fn find(toolkit: &Path, arch: &str, name: &str) -> Result<PathBuf, String> {
         "lib64".into(),
         "lib".into(),
         format!("targets/{arch}-linux/lib"),
+        "targets/sbsa-linux/lib".into(),
         format!("lib/{arch}-linux-gnu"),
     ];
     [toolkit, Path::new("/usr/local/cuda"), Path::new("/usr")]
@@ -87,7 +87,11 @@ fn functions(path: &Path) -> Result<(String, Vec<String>), String> {
         .dynamic_symbols()
         .filter(|symbol| symbol.is_definition() && symbol.kind() == SymbolKind::Text)
         .filter_map(|symbol| symbol.name().ok().map(str::to_owned))
-        .filter(|name| name.starts_with("cu") || name.starts_with("__cuda"))
+        .filter(|name| {
+            ["cu", "__cuda", "nvrtc"]
+                .iter()
+                .any(|start| name.starts_with(start))
+        })
         .collect();
     names.sort();
     names.dedup();
@@ -101,17 +105,14 @@ fn functions(path: &Path) -> Result<(String, Vec<String>), String> {
     }
 }
 
-/// Assembly: the table `darkroom_jumps` of addresses, and a jump to each under a function's name. The names are hidden:
-/// no library finds them in place of the functions.
-fn jumps(names: &[String], arch: &str) -> Result<String, String> {
-    let (jump, nowhere) = match arch {
-        "x86_64" => (
-            "jmp *darkroom_jumps+OFFSET(%rip)",
-            format!("mov ${NOWHERE}, %eax\n ret"),
-        ),
+/// Assembly: the table `darkroom_jumps` of addresses, and a jump to each under a function's name, with what is answered
+/// until the table says where it leads. The names are hidden: no library finds them in place of the functions.
+fn jumps(functions: &[(String, &str)], arch: &str) -> Result<String, String> {
+    let (jump, answer) = match arch {
+        "x86_64" => ("jmp *darkroom_jumps+OFFSET(%rip)", "mov $ERROR, %eax\n ret"),
         "aarch64" => (
             "adrp x16, darkroom_jumps+OFFSET\n ldr x16, [x16, #:lo12:darkroom_jumps+OFFSET]\n br x16",
-            format!("mov w0, #{NOWHERE}\n ret"),
+            "mov w0, #ERROR\n ret",
         ),
         _ => {
             return Err(format!(
@@ -119,23 +120,24 @@ fn jumps(names: &[String], arch: &str) -> Result<String, String> {
             ));
         }
     };
-    let mut text = format!(
-        ".section .note.GNU-stack,\"\",%progbits\n\
-         .text\n.type nowhere, %function\nnowhere:\n {nowhere}\n\
-         .data\n.p2align 3\n.globl darkroom_jumps\n.hidden darkroom_jumps\ndarkroom_jumps:\n\
-         .rept {}\n .quad nowhere\n.endr\n\
-         .text\n",
-        names.len()
-    );
-    for (i, name) in names.iter().enumerate() {
+    let mut text = ".section .note.GNU-stack,\"\",%progbits\n.text\n".to_owned();
+    let mut table =
+        ".data\n.p2align 3\n.globl darkroom_jumps\n.hidden darkroom_jumps\ndarkroom_jumps:\n"
+            .to_owned();
+    for (library, _, error) in LIBRARIES {
+        let answer = answer.replace("ERROR", &error.to_string());
+        write!(text, "no_{library}:\n {answer}\n").expect("a string");
+    }
+    for (i, (name, library)) in functions.iter().enumerate() {
         let jump = jump.replace("OFFSET", &(8 * i).to_string());
         write!(
             text,
             ".globl {name}\n.hidden {name}\n.type {name}, %function\n{name}:\n {jump}\n"
         )
         .expect("a string");
+        writeln!(table, " .quad no_{library}").expect("a string");
     }
-    Ok(text)
+    Ok(text + &table)
 }
 
 fn save(path: &Path, text: &str) -> Result<(), String> {

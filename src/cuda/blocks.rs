@@ -1,4 +1,4 @@
-//! Which parts of a range of addresses are taken: best fit, of what is free, neighbours that are free become one.
+//! Which parts of a range of addresses are taken: first fit, or last; neighbours that are free become one.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -26,15 +26,20 @@ impl Blocks {
         self.free.insert(at, end - at);
     }
 
-    /// Takes the smallest free block that holds `bytes`, the first of several, or its beginning.
+    /// Takes the beginning of the first free block that holds `bytes`.
     pub fn take(&mut self, bytes: u64) -> Option<u64> {
-        let fitting = self.free.iter().filter(|(_, length)| **length >= bytes);
-        let (&at, &length) = fitting.min_by_key(|(_, length)| **length)?;
-        self.free.remove(&at);
-        if length > bytes {
-            self.free.insert(at + bytes, length - bytes);
-        }
-        self.taken.insert(at, bytes);
+        let mut fitting = self.free.iter().filter(|(_, length)| **length >= bytes);
+        let (&at, _) = fitting.next()?;
+        self.take_at(at, bytes);
+        Some(at)
+    }
+
+    /// Takes the end of the last free block that holds them.
+    pub fn take_last(&mut self, bytes: u64) -> Option<u64> {
+        let mut fitting = self.free.iter().filter(|(_, length)| **length >= bytes);
+        let (&begin, &length) = fitting.next_back()?;
+        let at = begin + length - bytes;
+        self.take_at(at, bytes);
         Some(at)
     }
 
@@ -59,6 +64,14 @@ impl Blocks {
         self.taken.insert(at, bytes);
     }
 
+    /// Another book of all that is free here, and then is not.
+    pub fn split_free(&mut self) -> Self {
+        Self {
+            free: std::mem::take(&mut self.free),
+            taken: HashMap::new(),
+        }
+    }
+
     /// The largest free block: address and bytes.
     pub fn largest(&self) -> Option<(u64, u64)> {
         let blocks = self.free.iter().map(|(at, bytes)| (*at, *bytes));
@@ -72,6 +85,11 @@ impl Blocks {
             self.free.remove(&at);
         }
         whole
+    }
+
+    /// Blocks that are free: address and bytes.
+    pub fn free(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.free.iter().map(|(at, bytes)| (*at, *bytes))
     }
 
     /// Blocks that are taken: address and bytes.

@@ -73,7 +73,8 @@ fn try_open(ordinal: usize) -> Result<Device, String> {
     }
 }
 
-/// Libraries of a toolkit run on any driver of its major version or a later one.
+/// A toolkit's libraries run on any driver of its major version, but candle's kernels are compiled by the driver, from PTX
+/// that only one as late as the toolkit knows.
 fn check_driver() -> Result<(), String> {
     let mut version = 0;
     // SAFETY: writes one number; allowed before cuInit.
@@ -85,11 +86,11 @@ fn check_driver() -> Result<(), String> {
         .result()
         .map_err(|error| format!("the NVIDIA driver does not answer: {}", problem(&error)))?;
     let (major, minor) = (version / 1000, version % 1000 / 10);
-    match major < TOOLKIT.0 {
+    match (major, minor) < TOOLKIT {
         true => Err(format!(
             "the NVIDIA driver is for CUDA {major}.{minor}; this program, built with CUDA {}.{}, needs one \
-             for CUDA {}.0 or later",
-            TOOLKIT.0, TOOLKIT.1, TOOLKIT.0
+             for that or later",
+            TOOLKIT.0, TOOLKIT.1
         )),
         false => Ok(()),
     }

@@ -117,7 +117,7 @@ impl Captured {
             .collect::<Result<Vec<_>>>()?;
         let part = workspace::capture(&stream)
             .ok_or_else(|| Error::msg("this GPU's tensors are not allocated from a workspace"))?;
-        // Of this thread only: others may go on with what a capture forbids.
+        // Of this thread only: others may go on, on other streams, with what a capture forbids.
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).map_err(told)?;
         let capture = Capture(&stream);

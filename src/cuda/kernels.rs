@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use candle_core::cuda_backend::{CudaDevice, DeviceId};
+use candle_core::cuda_backend::CudaDevice;
 use candle_core::{Error, Result};
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute, CUresult};
 use cudarc::driver::{CudaFunction, CudaModule, DriverError, LaunchConfig, PushKernelArg};
@@ -32,16 +32,16 @@ struct Function {
 }
 
 impl Kernels {
-    /// Those of `device`, loaded when it is first asked for.
+    /// Those of `device`, loaded when its GPU is first asked for; they stay loaded.
     pub fn of(device: &CudaDevice) -> Result<Arc<Self>> {
-        static DEVICES: LazyLock<Mutex<HashMap<DeviceId, Arc<Kernels>>>> =
-            LazyLock::new(Mutex::default);
-        let mut devices = DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kernels) = devices.get(&device.id()) {
+        static GPUS: LazyLock<Mutex<HashMap<usize, Arc<Kernels>>>> = LazyLock::new(Mutex::default);
+        let mut gpus = GPUS.lock().unwrap_or_else(PoisonError::into_inner);
+        let ordinal = device.cuda_stream().context().ordinal();
+        if let Some(kernels) = gpus.get(&ordinal) {
             return Ok(kernels.clone());
         }
         let kernels = Arc::new(Self::load(device)?);
-        devices.insert(device.id(), kernels.clone());
+        gpus.insert(ordinal, kernels.clone());
         Ok(kernels)
     }
 

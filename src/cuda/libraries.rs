@@ -25,23 +25,27 @@ pub fn load() -> Result<(), String> {
 
 fn load_all() -> Result<(), String> {
     let mut jumps = 0..;
-    let mut all = HashMap::new();
+    let mut found = HashMap::new();
     for (file, functions) in LIBRARIES {
         let library = open(file)?;
         for function in *functions {
             let jump = Jump(jumps.next().expect("without end"));
-            all.insert(*function, jump);
             // SAFETY: a library that is loaded, and a name that ends with a zero.
-            let found = unsafe { libc::dlsym(library, function.as_ptr()) };
-            if !found.is_null() {
-                jump.lead(found);
+            let at = unsafe { libc::dlsym(library, function.as_ptr()) };
+            if !at.is_null() {
+                jump.lead(at);
+                found.insert(*function, jump);
             }
         }
     }
     let of = |name: &CStr| {
-        all.get(name)
-            .copied()
-            .ok_or_else(|| format!("{name:?} is in no library"))
+        let found = found.get(name).copied();
+        found.ok_or_else(|| {
+            format!(
+                "the NVIDIA driver has no {}: it is too old",
+                name.to_string_lossy()
+            )
+        })
     };
     // SAFETY: the driver's own functions.
     unsafe {

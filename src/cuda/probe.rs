@@ -43,7 +43,7 @@ impl Probe {
             Ok(GpuStage {
                 ms: f64::from(ms),
                 pool_peak_bytes: usage.map(|usage| usage.peak_bytes),
-                pool_reach_bytes: usage.map(|usage| usage.reach_bytes),
+                pool_reserved_bytes: usage.map(|usage| usage.reserved_bytes),
                 pool_end_bytes: usage.map(|usage| usage.used_bytes),
                 device_used_bytes: Nvml::get().and_then(|nvml| nvml.used_bytes(context)),
                 energy_j: Nvml::get()
@@ -101,11 +101,12 @@ pub fn facts(device: &Device) -> Result<DriverFacts> {
     ask().map_err(told)
 }
 
-/// Memory of the device that could be taken now.
+/// What the driver may still take as work goes on, for modules and graphs: an assumption.
+const DRIVER_BYTES: u64 = 256 << 20;
+
+/// Memory of the device that tensors could take now.
 pub fn free_bytes(device: &Device) -> Result<u64> {
     let stream = device.as_cuda_device()?.cuda_stream();
     let (free, _) = stream.context().mem_get_info().map_err(told)?;
-    let unused =
-        workspace::in_use(&stream).map_or(0, |usage| usage.reserved_bytes - usage.used_bytes);
-    Ok(free as u64 + unused)
+    Ok((free as u64).saturating_sub(DRIVER_BYTES) + workspace::unused_bytes(&stream))
 }

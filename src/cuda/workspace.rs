@@ -2,24 +2,25 @@
 //!
 //! candle allocates by the driver's `cuMemAllocAsync` and frees by `cuMemFreeAsync`; on a stream that is adopted, the two
 //! lead here (libraries.rs). Memory is taken from the driver in pieces, best in one ([`set_aside`], by the forecast), and
-//! given back when the stream ends. All work is on that one stream, in the order of the calls: a block that is freed can
+//! given back when the stream ends, or when more is needed and they are free. All work is on that one stream, in the order of the calls: a block that is freed can
 //! be given again at once, since what is asked of it later is done later.
 //!
 //! So the figures are exact and the same on every GPU, a run of known shapes finds the same addresses each time, and a
-//! step that is captured as a graph allocates nothing: it gets a part of the workspace that is its own ([`capture`]).
+//! step that is captured as a graph allocates nothing: what it takes of the workspace stays its own ([`capture`]).
 //!
 //! With `DARKROOM_CHECK_MEMORY` set, new blocks are filled with NaN and freed ones with other bytes, a granule behind each
-//! block has to stay as it is until that is freed, and blocks that are left at the end of the process are told. Set to
-//! `fail:N`, it lets the N-th block find no memory.
+//! block has to stay as it is until that is freed (what a graph does is not looked at), and blocks that are left at the end
+//! of the process are told. Set to `fail:N`, it lets the N-th block find no memory.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
 
 use candle_core::{Device, Result};
 use cudarc::driver::CudaStream;
-use cudarc::driver::sys::{self, CUdeviceptr, CUresult, CUstream};
+use cudarc::driver::sys::{self, CUcontext, CUdeviceptr, CUresult, CUstream};
 
 use super::Driver;
 use super::blocks::Blocks;
@@ -29,11 +30,11 @@ use crate::ops::workspace::gpu::GRANULE_BYTES;
 /// The driver hands out memory in pages of this.
 const PAGE_BYTES: u64 = 2 << 20;
 
-/// Blocks up to this have pieces of their own, a page each: one that lives long keeps no large piece from being given back.
-const SMALL_BYTES: u64 = 4096;
+/// Blocks up to this lie at the other end: with them among the large ones gaps grow (tried for SDXL's shapes).
+const SMALL_BYTES: u64 = 64 << 10;
 
-/// A piece larger than this is given back when the last block in it is freed.
-const KEPT_BYTES: u64 = 32 << 20;
+/// The workspace grows by this at most, where the block that is missing is no larger.
+const AMPLE_BYTES: u64 = 256 << 20;
 
 /// More than any GPU has, and little enough to be added up.
 const MOST_BYTES: u64 = 1 << 48;
@@ -136,9 +137,7 @@ pub struct Usage {
     pub used_bytes: u64,
     /// At most, since it was last asked to begin anew.
     pub peak_bytes: u64,
-    /// From each piece's beginning to the end of the last block that was ever in it: the peak, and gaps.
-    pub reach_bytes: u64,
-    /// Taken from the driver.
+    /// Taken from the driver, at most: with what is free, and the gaps.
     pub reserved_bytes: u64,
 }
 
@@ -146,35 +145,16 @@ pub struct Usage {
 struct Piece {
     at: u64,
     bytes: u64,
-    /// How much of it was ever used.
-    reach: u64,
-    size: Size,
-    /// Asked for by name: not given back for having no block in it.
-    set_aside: bool,
 }
 
-/// What blocks are in a piece.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Size {
-    Small,
-    Large,
-}
-
-impl Piece {
-    fn contains(&self, at: u64) -> bool {
-        (self.at..self.at + self.bytes).contains(&at)
-    }
-}
-
-#[derive(Default)]
 struct Workspace {
+    context: CUcontext,
+    stream: CUstream,
     pieces: Vec<Piece>,
     /// Taken for a library, until the end.
     lent: Vec<u64>,
-    small: Blocks,
-    large: Blocks,
-    used: u64,
-    peak: u64,
+    blocks: Blocks,
+    usage: Usage,
     capture: Option<Capture>,
     /// Whether there ever was one.
     captured: bool,
@@ -182,17 +162,27 @@ struct Workspace {
     asked: HashMap<u64, u64>,
 }
 
-/// A captured graph's part while it is captured: the largest free block.
+// SAFETY: the driver's handles, which any thread may use.
+unsafe impl Send for Workspace {}
+
+/// While a graph is captured: its blocks, from all that was free before.
 struct Capture {
-    at: u64,
-    bytes: u64,
+    thread: ThreadId,
     blocks: Blocks,
-    /// Where the part ends of it that was ever taken.
-    end: u64,
+    /// Every block that it ever took: address and bytes.
+    touched: Vec<(u64, u64)>,
+}
+
+/// The first place for what is large, the last for what is small.
+fn take_from(blocks: &mut Blocks, length: u64) -> Option<u64> {
+    match length > SMALL_BYTES {
+        true => blocks.take(length),
+        false => blocks.take_last(length),
+    }
 }
 
 impl Workspace {
-    fn take(&mut self, bytes: u64, stream: CUstream) -> std::result::Result<u64, CUresult> {
+    fn take(&mut self, bytes: u64) -> std::result::Result<u64, CUresult> {
         if bytes == 0 {
             return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
         }
@@ -201,139 +191,158 @@ impl Workspace {
         }
         let length = bytes.next_multiple_of(GRANULE_BYTES) + fence_bytes();
         self.captured |= self.capture.is_some();
-        let captured = self.captured;
         let found = match &mut self.capture {
-            _ if fails(captured) => None,
+            _ if fails(self.captured) => None,
+            Some(capture) if capture.thread != thread::current().id() => {
+                return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD);
+            }
             Some(capture) => {
-                let found = capture.blocks.take(length);
-                capture.end = capture.end.max(found.map_or(0, |at| at + length));
+                let found = take_from(&mut capture.blocks, length);
+                capture.touched.extend(found.map(|at| (at, length)));
                 found
             }
-            None => {
-                let size = match length <= SMALL_BYTES {
-                    true => Size::Small,
-                    false => Size::Large,
-                };
-                self.blocks(size).take(length).or_else(|| {
-                    self.grow(size, length);
-                    self.blocks(size).take(length)
-                })
-            }
+            None => take_from(&mut self.blocks, length).or_else(|| {
+                self.grow(length);
+                take_from(&mut self.blocks, length)
+            }),
         };
         let at = found.ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
-        self.count(at, length, length - fence_bytes());
+        self.count(length - fence_bytes());
         if checked() {
             self.asked.insert(at, bytes);
-            fill(at, NEW, bytes, stream);
-            fill(at + bytes, FENCE, length - bytes, stream);
+            self.fill(at, NEW, bytes);
+            self.fill(at + bytes, FENCE, length - bytes);
         }
         Ok(at)
     }
 
-    fn count(&mut self, at: u64, length: u64, used: u64) {
-        self.used += used;
-        self.peak = self.peak.max(self.used);
-        if let Some(piece) = self.pieces.iter_mut().find(|piece| piece.contains(at)) {
-            piece.reach = piece.reach.max(at + length - piece.at);
-        }
+    fn count(&mut self, bytes: u64) {
+        let usage = &mut self.usage;
+        usage.used_bytes += bytes;
+        usage.peak_bytes = usage.peak_bytes.max(usage.used_bytes);
     }
 
     /// Whether the block was one.
-    fn give(&mut self, at: u64, stream: CUstream) -> bool {
-        let given = match &mut self.capture {
-            Some(capture) => capture.blocks.give(at),
-            None => self.small.give(at).or_else(|| self.large.give(at)),
+    fn give(&mut self, at: u64) -> bool {
+        let blocks = match &mut self.capture {
+            Some(capture) => &mut capture.blocks,
+            None => &mut self.blocks,
         };
-        let Some(length) = given else {
+        let Some(length) = blocks.give(at) else {
             return false;
         };
-        self.used -= length - fence_bytes();
+        self.usage.used_bytes -= length - fence_bytes();
         if let Some(bytes) = self.asked.remove(&at) {
             if self.capture.is_none() {
-                check_fence(at + bytes, length - bytes, bytes, stream);
+                self.check_fence(at + bytes, length - bytes, bytes);
             }
-            fill(at, FREED, bytes, stream);
-        }
-        if length > SMALL_BYTES && self.capture.is_none() {
-            self.give_back(|piece| {
-                piece.bytes > KEPT_BYTES && !piece.set_aside && piece.contains(at)
-            });
+            self.fill(at, FREED, bytes);
         }
         true
-    }
-
-    fn blocks(&mut self, size: Size) -> &mut Blocks {
-        match size {
-            Size::Small => &mut self.small,
-            Size::Large => &mut self.large,
-        }
     }
 
     /// Takes a piece from the driver in which a block of `bytes` has room, and a quarter of what there is, if it can be
     /// had; what is free is given back first where it cannot.
-    fn grow(&mut self, size: Size, bytes: u64) {
+    fn grow(&mut self, bytes: u64) {
         let least = bytes + GRANULE_BYTES;
-        let ample = match size {
-            Size::Small => PAGE_BYTES,
-            Size::Large => least.max(self.reserved() / 4),
-        };
-        if !self.add_piece(size, ample) && !self.add_piece(size, least) {
-            self.give_back(|_| true);
-            self.add_piece(size, least);
+        let ample = least.max(AMPLE_BYTES.min(self.reserved() / 4));
+        if !self.add_piece(ample) && !self.add_piece(least) {
+            self.give_back();
+            self.add_piece(least);
         }
     }
 
-    fn add_piece(&mut self, size: Size, bytes: u64) -> bool {
+    fn add_piece(&mut self, bytes: u64) -> bool {
         let bytes = bytes.next_multiple_of(PAGE_BYTES);
-        let Ok(at) = from_driver(bytes) else {
+        let Ok(at) = self.driver(|| from_driver(bytes)) else {
             return false;
         };
-        self.pieces.push(Piece {
-            at,
-            bytes,
-            reach: 0,
-            size,
-            set_aside: false,
-        });
+        self.pieces.push(Piece { at, bytes });
+        self.usage.reserved_bytes = self.usage.reserved_bytes.max(self.reserved());
         // The last granule is never given: two pieces side by side stay two.
-        self.blocks(size).add(at, bytes - GRANULE_BYTES);
+        self.blocks.add(at, bytes - GRANULE_BYTES);
         true
     }
 
-    /// Gives such pieces back to the driver of which nothing is used.
-    fn give_back(&mut self, such: impl Fn(&Piece) -> bool) {
-        for i in (0..self.pieces.len()).rev() {
-            let Piece {
-                at, bytes, size, ..
-            } = self.pieces[i];
-            if such(&self.pieces[i]) && self.blocks(size).remove(at, bytes - GRANULE_BYTES) {
-                self.pieces.swap_remove(i);
-                to_driver(at);
-            }
-        }
+    /// Gives pieces back to the driver of which nothing is used.
+    fn give_back(&mut self) {
+        let blocks = &mut self.blocks;
+        let unused = |piece: &mut Piece| blocks.remove(piece.at, piece.bytes - GRANULE_BYTES);
+        let unused: Vec<Piece> = self.pieces.extract_if(.., unused).collect();
+        self.to_driver(unused.iter().map(|piece| piece.at));
     }
 
     /// Has `bytes` free in one block, if the driver has so much.
     fn reserve(&mut self, bytes: u64) {
-        let bytes = bytes.min(MOST_BYTES);
-        let most = self.large.largest().map_or(0, |(_, bytes)| bytes);
+        let bytes = bytes.min(MOST_BYTES).next_multiple_of(GRANULE_BYTES);
+        let most = self.blocks.largest().map_or(0, |(_, bytes)| bytes);
         if bytes > most {
-            self.give_back(|_| true);
-            if self.add_piece(Size::Large, bytes + GRANULE_BYTES) {
-                self.pieces.last_mut().expect("just added").set_aside = true;
-            }
+            self.give_back();
+            self.add_piece(bytes + GRANULE_BYTES);
         }
     }
 
     fn reserved(&self) -> u64 {
         self.pieces.iter().map(|piece| piece.bytes).sum()
     }
+
+    /// Calls the driver in the stream's context, whatever the thread's own is.
+    fn driver<T>(&self, call: impl FnOnce() -> T) -> T {
+        let mut before = std::ptr::null_mut();
+        // SAFETY: a context that the stream keeps; what was current is again.
+        unsafe {
+            let _ = sys::cuCtxPushCurrent_v2(self.context);
+            let result = call();
+            let _ = sys::cuCtxPopCurrent_v2(&mut before);
+            result
+        }
+    }
+
+    /// Gives back what the driver gave, whose blocks nobody has any more, when the work that may read them is done.
+    fn to_driver(&self, pieces: impl Iterator<Item = u64>) {
+        let mut pieces = pieces.peekable();
+        if pieces.peek().is_none() {
+            return;
+        }
+        // An error is of that work, and is told where it is waited for.
+        self.driver(|| {
+            // SAFETY: a stream that is there, and addresses of the driver's.
+            let _ = unsafe { sys::cuStreamSynchronize(self.stream) };
+            pieces.for_each(|at| {
+                let _ = unsafe { sys::cuMemFree_v2(at) };
+            });
+        });
+    }
+
+    fn fill(&self, at: u64, value: u8, bytes: u64) {
+        if bytes > 0 {
+            // SAFETY: inside a block. An error is of the work before, and is told where that is waited for.
+            self.driver(|| unsafe {
+                let _ = sys::cuMemsetD8Async(at, value, bytes as usize, self.stream);
+            });
+        }
+    }
+
+    /// Ends the process if what is behind a block of `bytes` was written.
+    fn check_fence(&self, at: u64, length: u64, bytes: u64) {
+        let mut fence = vec![FENCE; length as usize];
+        // SAFETY: inside the workspace; as many bytes as there is room for.
+        self.driver(|| unsafe {
+            if sys::cuStreamSynchronize(self.stream) == CUresult::CUDA_SUCCESS {
+                let _ = sys::cuMemcpyDtoH_v2(fence.as_mut_ptr().cast(), at, fence.len());
+            }
+        });
+        if let Some(behind) = fence.iter().position(|byte| *byte != FENCE) {
+            eprintln!("workspace: byte {behind} behind a block of {bytes} bytes was written");
+            std::process::abort();
+        }
+    }
 }
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        self.pieces.iter().for_each(|piece| to_driver(piece.at));
-        self.lent.iter().for_each(|at| to_driver(*at));
+        let pieces = self.pieces.iter().map(|piece| piece.at);
+        self.to_driver(pieces.chain(self.lent.iter().copied()));
     }
 }
 
@@ -344,39 +353,11 @@ fn from_driver(bytes: u64) -> Driver<u64> {
     Ok(at)
 }
 
-fn to_driver(at: u64) {
-    // SAFETY: what the driver gave, whose blocks nobody has any more. It waits for the work that is under way; an error
-    // is of that, and is told where that is waited for.
-    let _ = unsafe { sys::cuMemFree_v2(at) };
-}
-
-fn fill(at: u64, value: u8, bytes: u64, stream: CUstream) {
-    if bytes > 0 {
-        // SAFETY: inside a block. An error is of the work before, and is told where that is waited for.
-        let _ = unsafe { sys::cuMemsetD8Async(at, value, bytes as usize, stream) };
-    }
-}
-
-/// Ends the process if what is behind a block of `bytes` was written.
-fn check_fence(at: u64, length: u64, bytes: u64, stream: CUstream) {
-    let mut fence = vec![FENCE; length as usize];
-    // SAFETY: inside the workspace; as many bytes as there is room for.
-    unsafe {
-        if sys::cuStreamSynchronize(stream) == CUresult::CUDA_SUCCESS {
-            let _ = sys::cuMemcpyDtoH_v2(fence.as_mut_ptr().cast(), at, fence.len());
-        }
-    }
-    if let Some(behind) = fence.iter().position(|byte| *byte != FENCE) {
-        eprintln!("workspace: byte {behind} behind a block of {bytes} bytes was written");
-        std::process::abort();
-    }
-}
-
 extern "C" fn tell_what_is_left() {
     let (mut blocks, mut bytes) = (0, 0);
     for space in spaces().values() {
-        blocks += space.small.taken().chain(space.large.taken()).count();
-        bytes += space.used;
+        blocks += space.blocks.taken().count();
+        bytes += space.usage.used_bytes;
     }
     eprintln!("workspace: {blocks} blocks of {bytes} bytes not freed");
 }
@@ -384,7 +365,7 @@ extern "C" fn tell_what_is_left() {
 /// `cuMemAllocAsync`.
 unsafe extern "C" fn alloc(to: *mut CUdeviceptr, bytes: usize, stream: CUstream) -> CUresult {
     if let Some(space) = spaces().get_mut(&(stream as usize)) {
-        return match space.take(bytes as u64, stream) {
+        return match space.take(bytes as u64) {
             Ok(at) => {
                 // SAFETY: the caller's own word.
                 unsafe { *to = at };
@@ -400,7 +381,7 @@ unsafe extern "C" fn alloc(to: *mut CUdeviceptr, bytes: usize, stream: CUstream)
 /// `cuMemFreeAsync`.
 unsafe extern "C" fn free(at: CUdeviceptr, stream: CUstream) -> CUresult {
     if let Some(space) = spaces().get_mut(&(stream as usize)) {
-        return match space.give(at, stream) {
+        return match space.give(at) {
             true => CUresult::CUDA_SUCCESS,
             false => CUresult::CUDA_ERROR_INVALID_VALUE,
         };
@@ -418,23 +399,33 @@ unsafe extern "C" fn destroy(stream: CUstream) -> CUresult {
 
 /// Has a stream's tensors allocated here from now on.
 pub fn adopt(stream: &CudaStream) {
-    spaces().entry(stream.cu_stream() as usize).or_default();
+    let space = Workspace {
+        context: stream.context().cu_ctx(),
+        stream: stream.cu_stream(),
+        pieces: Vec::new(),
+        lent: Vec::new(),
+        blocks: Blocks::default(),
+        usage: Usage::default(),
+        capture: None,
+        captured: false,
+        asked: HashMap::new(),
+    };
+    spaces().insert(stream.cu_stream() as usize, space);
 }
 
 /// Memory for a library's own use, as long as the stream is there.
 pub fn lend(stream: &CudaStream, bytes: u64) -> Driver<u64> {
-    let at = from_driver(bytes)?;
-    of(stream, |space| space.lent.push(at));
-    Ok(at)
+    let lent = of(stream, |space| {
+        let at = space.driver(|| from_driver(bytes))?;
+        space.lent.push(at);
+        Ok(at)
+    });
+    lent.expect("an adopted stream")
 }
 
 /// Has `bytes` free in one piece of the driver's memory; leaves all as it is where there is not so much.
 pub fn set_aside(stream: &CudaStream, bytes: u64) {
-    if stream.context().bind_to_thread().is_ok() {
-        of(stream, |space| {
-            space.reserve(bytes.next_multiple_of(GRANULE_BYTES))
-        });
-    }
+    of(stream, |space| space.reserve(bytes));
 }
 
 /// How much of a device's memory is in use, where its stream was adopted.
@@ -443,44 +434,38 @@ pub fn usage(device: &Device) -> Result<Option<Usage>> {
 }
 
 pub(super) fn in_use(stream: &CudaStream) -> Option<Usage> {
-    of(stream, |space| Usage {
-        used_bytes: space.used,
-        peak_bytes: space.peak,
-        reach_bytes: space.pieces.iter().map(|piece| piece.reach).sum(),
-        reserved_bytes: space.reserved(),
-    })
+    of(stream, |space| space.usage)
+}
+
+/// What the driver has given, and no tensor takes.
+pub fn unused_bytes(stream: &CudaStream) -> u64 {
+    of(stream, |space| space.reserved() - space.usage.used_bytes).unwrap_or(0)
 }
 
 /// Lets the peak begin anew.
 pub fn forget_peak(stream: &CudaStream) {
-    of(stream, |space| space.peak = space.used);
+    of(stream, |space| {
+        space.usage.peak_bytes = space.usage.used_bytes
+    });
 }
 
-/// Lets all blocks from now on, until [`Capturing::end`], be of a part that is the captured graph's own.
+/// Lets all memory that is taken from now on, until [`Capturing::end`], be the captured graph's own.
 pub fn capture(stream: &Arc<CudaStream>) -> Option<Capturing> {
     of(stream, |space| {
-        // What the same work took before, and an eighth for other gaps.
-        let before = space.peak - space.used;
-        space.reserve(before + before / 8);
-        let (at, bytes) = space.large.largest()?;
-        space.large.remove(at, bytes);
-        let mut blocks = Blocks::default();
-        blocks.add(at, bytes);
         space.capture = Some(Capture {
-            at,
-            bytes,
-            blocks,
-            end: at,
+            thread: thread::current().id(),
+            blocks: space.blocks.split_free(),
+            touched: Vec::new(),
         });
-        Some(Capturing(stream.clone()))
-    })?
+        Capturing(stream.clone())
+    })
 }
 
 /// While a graph is captured.
 pub struct Capturing(Arc<CudaStream>);
 
 impl Capturing {
-    /// The graph's part; nothing where a block in it was not freed.
+    /// The graph's own memory; nothing where a block in it was not freed.
     pub fn end(self) -> Option<Own> {
         finish(&self.0)
     }
@@ -492,27 +477,41 @@ impl Drop for Capturing {
     }
 }
 
-/// Ends a capture's part, if that is still under way.
+/// Ends a capture, if one is under way.
 fn finish(stream: &Arc<CudaStream>) -> Option<Own> {
     of(stream, |space| {
-        let capture = space.capture.take()?;
-        space.large.add(capture.at, capture.bytes);
-        if capture.blocks.taken().next().is_some() {
+        let Capture {
+            mut blocks,
+            mut touched,
+            ..
+        } = space.capture.take()?;
+        let left: Vec<_> = blocks.taken().collect();
+        for (at, bytes) in blocks.split_free().free().chain(left.iter().copied()) {
+            space.blocks.add(at, bytes);
+        }
+        if !left.is_empty() {
             // Somebody has them still.
-            for (at, length) in capture.blocks.taken() {
-                space.large.take_at(at, length);
-            }
+            left.iter()
+                .for_each(|(at, bytes)| space.blocks.take_at(*at, *bytes));
             return None;
         }
-        let bytes = capture.end - capture.at;
-        if bytes > 0 {
-            space.large.take_at(capture.at, bytes);
-            space.count(capture.at, bytes, bytes);
+        let mut parts: Vec<(u64, u64)> = Vec::new();
+        touched.sort_unstable();
+        for (at, bytes) in touched {
+            match parts.last_mut() {
+                Some((from, length)) if at <= *from + *length => {
+                    *length = (*length).max(at + bytes - *from)
+                }
+                _ => parts.push((at, bytes)),
+            }
+        }
+        for (at, bytes) in &parts {
+            space.blocks.take_at(*at, *bytes);
+            space.count(*bytes);
         }
         Some(Own {
             stream: stream.clone(),
-            at: capture.at,
-            bytes,
+            parts,
         })
     })?
 }
@@ -520,17 +519,17 @@ fn finish(stream: &Arc<CudaStream>) -> Option<Own> {
 /// What a graph works in: nobody else's until it is dropped.
 pub struct Own {
     stream: Arc<CudaStream>,
-    at: u64,
-    bytes: u64,
+    /// Address and bytes of each part.
+    parts: Vec<(u64, u64)>,
 }
 
 impl Drop for Own {
     fn drop(&mut self) {
-        if self.bytes > 0 {
-            of(&self.stream, |space| {
-                space.large.give(self.at);
-                space.used -= self.bytes;
-            });
-        }
+        of(&self.stream, |space| {
+            for (at, bytes) in &self.parts {
+                space.blocks.give(*at);
+                space.usage.used_bytes -= bytes;
+            }
+        });
     }
 }

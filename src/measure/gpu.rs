@@ -10,9 +10,9 @@ pub struct GpuStage {
     pub ms: f64,
     /// The most that tensors took of the workspace, where the device has one.
     pub pool_peak_bytes: Option<u64>,
-    /// How far they ever lay in it, with the gaps between them, since the device was opened.
+    /// What it had taken from the driver at most, since the device was opened.
     #[serde(default)]
-    pub pool_reach_bytes: Option<u64>,
+    pub pool_reserved_bytes: Option<u64>,
     /// What they took at the end.
     pub pool_end_bytes: Option<u64>,
     /// Of the whole device in use at the end, by whatever process (NVML).
@@ -26,7 +26,7 @@ impl GpuStage {
     pub fn add(&mut self, other: Self) {
         self.ms += other.ms;
         self.pool_peak_bytes = self.pool_peak_bytes.max(other.pool_peak_bytes);
-        self.pool_reach_bytes = self.pool_reach_bytes.max(other.pool_reach_bytes);
+        self.pool_reserved_bytes = self.pool_reserved_bytes.max(other.pool_reserved_bytes);
         self.pool_end_bytes = other.pool_end_bytes;
         self.device_used_bytes = other.device_used_bytes;
         self.energy_j = self.energy_j.zip(other.energy_j).map(|(a, b)| a + b);

@@ -9,14 +9,13 @@
 // does an allocation, which a GPU's driver would make a node of the graph: darkroom's graphs are to have none.
 //
 // The environment says what device it is, and what goes wrong:
-//   STAND_IN_DEVICES=1 STAND_IN_CAPABILITY=8.6 STAND_IN_DRIVER=13000 STAND_IN_MEMORY=bytes
+//   STAND_IN_DEVICES=1 STAND_IN_CAPABILITY=8.6 STAND_IN_DRIVER=version (the toolkit's) STAND_IN_MEMORY=bytes
 //   STAND_IN_FAIL=alloc:N   the N-th allocation finds no memory, nor does any after it
 //   STAND_IN_FAIL=launch:N  the N-th launch fails, and with it all that follows, as on a GPU
 //   STAND_IN_FAIL=lost:N    the device is gone from the N-th launch, copy or allocation on
 //   STAND_IN_FAIL=image:N   the N-th module has no image for the device
 //   STAND_IN_FAIL=…:N@capture  counted from the first capture of a stream on
 //   STAND_IN_REPORT=1       at exit, tells how often each kernel ran, what was not freed (then exit status 86)
-//   STAND_IN_KEPT=1         what is not freed is told only
 //   STAND_IN_DRY=1          kernels, products and large copies are counted, not done: for sizes that no CPU computes in time
 #include "table.h"
 
@@ -40,6 +39,7 @@ enum Result {
   DEVICE_UNAVAILABLE = 46,
   NO_DEVICE = 100,
   INVALID_DEVICE = 101,
+  INVALID_CONTEXT = 201,
   NO_BINARY_FOR_GPU = 209,
   INVALID_PTX = 218,
   ILLEGAL_STATE = 401,
@@ -61,6 +61,7 @@ constexpr Words WORDS[] = {
     {DEVICE_UNAVAILABLE, "CUDA_ERROR_DEVICE_UNAVAILABLE", "CUDA-capable device(s) is/are busy or unavailable"},
     {NO_DEVICE, "CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"},
     {INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
+    {INVALID_CONTEXT, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
     {NO_BINARY_FOR_GPU, "CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"},
     {INVALID_PTX, "CUDA_ERROR_INVALID_PTX", "a PTX JIT compilation failed"},
     {ILLEGAL_STATE, "CUDA_ERROR_ILLEGAL_STATE", "the operation cannot be performed in the present state"},
@@ -98,13 +99,12 @@ struct Stream {
 
 struct Device {
   int count = atoi(setting("STAND_IN_DEVICES", "1"));
-  int driver = atoi(setting("STAND_IN_DRIVER", "13000"));
+  int driver = getenv("STAND_IN_DRIVER") ? atoi(getenv("STAND_IN_DRIVER")) : TOOLKIT_VERSION;
   int major = 8, minor = 6;
   size_t memory_bytes = strtoull(setting("STAND_IN_MEMORY", "8589934592"), nullptr, 10);
   bool report = atoi(setting("STAND_IN_REPORT", "0"));
   bool dry = atoi(setting("STAND_IN_DRY", "0"));
   std::string failing;  // alloc, launch, lost, image
-  bool kept = atoi(setting("STAND_IN_KEPT", "0"));
   long countdown = 0;
   bool counting = true;
   int broken = SUCCESS;  // what every call returns once the device is broken
@@ -135,7 +135,7 @@ struct Device {
     fprintf(stderr, "stand-in: %ld launches, %ld copies and fills, %zu bytes at most, %zu allocations of %zu bytes not freed\n",
             all, copies, most_used, allocations.size(), used);
     fflush(nullptr);
-    if (used && !kept) _exit(86);
+    if (used) _exit(86);
   }
 
   // Whether this is the call that goes wrong.
@@ -364,6 +364,7 @@ const Words *words(int result) {
 
 int something;  // what handles of contexts and pools point at
 thread_local Handle current_context;
+thread_local std::vector<Handle> contexts;  // below it
 
 }  // namespace
 
@@ -429,6 +430,16 @@ CALL cuCtxSetCurrent(Handle context) {
 }
 CALL cuCtxGetCurrent(Handle *context) {
   *context = current_context;
+  return SUCCESS;
+}
+CALL cuCtxPushCurrent_v2(Handle context) {
+  contexts.push_back(std::exchange(current_context, context));
+  return SUCCESS;
+}
+CALL cuCtxPopCurrent_v2(Handle *context) {
+  if (contexts.empty()) return INVALID_CONTEXT;
+  *context = std::exchange(current_context, contexts.back());
+  contexts.pop_back();
   return SUCCESS;
 }
 CALL cuCtxSynchronize() { return device.wait(); }
@@ -499,9 +510,9 @@ CALL cuEventElapsedTime_v2(float *ms, Handle begin, Handle end) { return elapsed
 
 // ---- memory -------------------------------------------------------------------------------------------------------
 
-CALL cuMemAlloc_v2(Address *to, size_t bytes) { return device.allocate(to, bytes); }
+CALL cuMemAlloc_v2(Address *to, size_t bytes) { return current_context ? device.allocate(to, bytes) : INVALID_CONTEXT; }
 CALL cuMemAllocAsync(Address *to, size_t bytes, Handle stream) { return device.allocate(to, bytes, stream); }
-CALL cuMemFree_v2(Address from) { return device.release(from); }
+CALL cuMemFree_v2(Address from) { return current_context ? device.release(from) : INVALID_CONTEXT; }
 CALL cuMemFreeAsync(Address from, Handle stream) { return device.release(from, stream); }
 CALL cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, Handle stream) {
   return device.copy(reinterpret_cast<void *>(to), from, bytes, to, stream);

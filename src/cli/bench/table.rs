@@ -163,8 +163,8 @@ fn notes(run: &Run) -> String {
             format!(
                 "{stage}: {} between events{}{}{}{}",
                 time(gpu.ms),
-                some(gpu.pool_peak_bytes.map(bytes), "taken at most"),
-                some(gpu.pool_reach_bytes.map(bytes), "with gaps"),
+                some(gpu.pool_peak_bytes.map(bytes), "in use at most"),
+                some(gpu.pool_reserved_bytes.map(bytes), "set aside"),
                 some(gpu.device_used_bytes.map(bytes), "of the device in use"),
                 some(gpu.energy_j.map(digits), "J"),
             ),
