@@ -7,7 +7,8 @@
 //   [count], output [rows, count] (two rows: negative, positive) → next latents, x0 [count], two words (launch.h).
 // Memory traffic: each tensor once: 32 bytes a value with guidance and no noise.
 // Replaces: a product and two copies; about a dozen products and sums; four kernels and a copy to the host for NaN.
-// Proof: emulation/sampler_test.cpp, bit for bit with the sums in float32 one after another.
+// Proof: emulation/sampler_test.cpp, bit for bit with the sums in float32 one after another. Each product is rounded with its
+//   sum only: nvcc would make fmaf of them anyway.
 #include "rows.cuh"
 
 KERNEL(POINTWISE_THREADS, 4) model_input(const ModelInput p) {
@@ -17,9 +18,13 @@ KERNEL(POINTWISE_THREADS, 4) model_input(const ModelInput p) {
   for (int row = 0; row < p.rows; row++) p.out[size_t(row) * p.count + i] = value;
 }
 
-// sum + coefficient · x[i], where there is such a term.
+// sum + coefficient · value, or coefficient · x[i], where there is such a term.
+DEVICE float plus(float sum, float coefficient, float value) {
+  const float more = fmaf(coefficient, value, sum);
+  return coefficient != 0.0f ? more : sum;
+}
 DEVICE float plus(float sum, float coefficient, const float *x, int i) {
-  return coefficient != 0.0f ? sum + coefficient * x[i] : sum;
+  return coefficient != 0.0f ? fmaf(coefficient, x[i], sum) : sum;
 }
 
 KERNEL(POINTWISE_THREADS, 4) sampler_step(const SamplerStep p) {
@@ -28,13 +33,14 @@ KERNEL(POINTWISE_THREADS, 4) sampler_step(const SamplerStep p) {
   Watch watch;
   if (within(i, p.count)) {
     float output = p.output[i];
-    if (p.rows == 2) output += (p.output[size_t(p.count) + i] - output) * SEEDED(VALUE, n[GUIDANCE], n[GUIDANCE] - 1.0f);
-    float x0 = plus(0.0f, n[X0_LATENTS], p.latents, i) + n[X0_OUTPUT] * output;
+    if (p.rows == 2) output = fmaf(p.output[size_t(p.count) + i] - output, SEEDED(VALUE, n[GUIDANCE], n[GUIDANCE] - 1.0f), output);
+    float x0 = plus(0.0f, n[X0_LATENTS], p.latents, i);
+    x0 = fmaf(n[X0_OUTPUT], output, x0);
     // Comparisons, so that a NaN stays one.
     x0 = x0 > n[X0_LIMIT] ? n[X0_LIMIT] : x0 < -n[X0_LIMIT] ? -n[X0_LIMIT] : x0;
     float next = plus(0.0f, n[SEEDED(PLACE, NEXT_LATENTS, X0_LATENTS)], p.latents, i);
-    if (n[NEXT_OUTPUT] != 0.0f) next += n[NEXT_OUTPUT] * output;
-    if (n[NEXT_X0] != 0.0f) next += n[NEXT_X0] * SEEDED(VALUE, x0, output);
+    next = plus(next, n[NEXT_OUTPUT], output);
+    next = plus(next, n[NEXT_X0], SEEDED(VALUE, x0, output));
     next = plus(next, n[NEXT_PREVIOUS_X0], p.previous_x0, i);
     next = plus(next, n[NEXT_NOISE], p.noise, i);
     p.x0[i] = x0;

@@ -1,4 +1,4 @@
-// model_input and sampler_step: bit for bit with the same sums in float32, one after another.
+// model_input and sampler_step: bit for bit with the same sums in float32, one after another, each product rounded with its sum.
 #include "../sampler.cu"
 #include "harness.h"
 
@@ -42,16 +42,16 @@ static void step_case(int count, int rows, float limit, unsigned zeros, bool hos
     float largest = 0;
     for (int i = 0; i < count; i++) {
       float o = output[i];
-      if (rows == 2) o = o + (output[count + i] - o) * numbers[GUIDANCE];
+      if (rows == 2) o = fmaf(output[count + i] - o, numbers[GUIDANCE], o);
       float x = numbers[X0_LATENTS] * latents[i];
-      x = x + numbers[X0_OUTPUT] * o;
+      x = fmaf(numbers[X0_OUTPUT], o, x);
       if (x > limit) x = limit;
       if (x < -limit) x = -limit;
       float sum = 0;
       const std::pair<int, float> terms[] = {
           {NEXT_LATENTS, latents[i]}, {NEXT_OUTPUT, o}, {NEXT_X0, x}, {NEXT_PREVIOUS_X0, previous[i]}, {NEXT_NOISE, noise[i]}};
       for (auto [weight, value] : terms)
-        if (numbers[weight] != 0) sum = sum + numbers[weight] * value;
+        if (numbers[weight] != 0) sum = fmaf(numbers[weight], value, sum);
       x0[i] = x, next[i] = sum;
       if (std::isfinite(sum)) largest = std::max(largest, fabsf(sum));
       bad += !std::isfinite(sum);
