@@ -26,7 +26,7 @@ template <class T> void convolution(const ConvShape &s, double amplitude) {
     const Conv2d p = s.parameters(x.data(), w.data(), e.output(out));
     launch(ENTRIES, launch_conv2d(&p, DTYPE<T>, s.processors), p, s.which * 7919, complain);
 
-    const auto overflowed = std::count_if(out.begin(), out.end(), [](T v) { return std::isinf(to_float(v)); });
+    const auto overflowed = std::count_if(out.begin(), out.end(), [](T v) { return std::isinf(wide(v)); });
     if ((amplitude > 1000) != (overflowed > 0)) complain("%d values are infinite", int(overflowed));
     if (amplitude > 1000) return;
     check_product(e, out, [&](int i, int j) {

@@ -33,6 +33,8 @@
 #include <tuple>
 #include <vector>
 
+#include "random.h"
+
 #if !defined(__x86_64__) || !defined(__linux__)
 #error "the emulation switches fibers in x86-64 assembly on Linux"
 #endif
@@ -353,14 +355,6 @@ inline void copy_wait(unsigned in_flight, const char *file, int line) {
 }
 
 // ---- launches --------------------------------------------------------------------------------------------
-
-inline uint64_t next_random(uint64_t &state) {
-  state += 0x9E3779B97F4A7C15;  // splitmix64
-  uint64_t z = state;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
-  return z ^ (z >> 31);
-}
 
 EMU_OWN inline void run_block(size_t shared_bytes, uint64_t &seed, std::vector<unsigned> &order) {
   const dim3 dim = block.dim;

@@ -5,9 +5,28 @@
 #pragma once
 
 #include "../prims.cuh"
+#include "random.h"
 
 #include <cstdarg>
 #include <functional>
+
+#ifdef __CUDACC__
+#include "device.h"  // the same test on a GPU
+#else
+namespace test {
+
+// Conversions on the host; on a GPU the kernels' own are not.
+template <class T> double wide(T x) { return to_float(x); }
+template <class T> T rounded(float x) { return from_float<T>(x); }
+
+// Runs a kernel, and says what went wrong. The emulation ends the program instead.
+template <class P> std::string run_kernel(void (*kernel)(P), const Launch &launch, const P &parameters, uint64_t seed, const char *) {
+  emu::launch(kernel, dim3(launch.grid[0], launch.grid[1], launch.grid[2]), dim3(launch.block), launch.shared_bytes, seed, parameters);
+  return "";
+}
+
+}  // namespace test
+#endif
 
 namespace test {
 
@@ -17,7 +36,7 @@ inline const bool small_only = getenv("EMU_SMALL") != nullptr;
 struct Random {
   uint64_t state;
   explicit Random(uint64_t seed) : state(seed) {}
-  uint64_t next() { return emu::next_random(state); }
+  uint64_t next() { return next_random(state); }
   int integer(int low, int high) { return low + int(next() % uint64_t(high - low + 1)); }
   double uniform() { return double(next() >> 11) * 0x1p-53; }
   double normal() { return sqrt(-2 * log(1 - uniform())) * cos(6.283185307179586 * uniform()); }
@@ -35,7 +54,7 @@ inline std::vector<float> random_floats(Random &random, size_t count, double low
 }
 template <class T> std::vector<T> random_normal(Random &random, size_t count, double deviation = 1, double mean = 0) {
   std::vector<T> v(count);
-  for (auto &x : v) x = from_float<T>(float(mean + deviation * random.normal()));
+  for (auto &x : v) x = rounded<T>(float(mean + deviation * random.normal()));
   return v;
 }
 // An output before its kernel has run: NaN.
@@ -46,14 +65,19 @@ template <class T> std::vector<T> unwritten(size_t count) {
 }
 template <class T> const void *pointer(const std::vector<T> &v) { return v.empty() ? nullptr : v.data(); }
 
-template <class T> double wide(T x) { return to_float(x); }
-template <class T> double round_to(double x) { return to_float(from_float<T>(float(x))); }
+template <class T> double round_to(double x) { return wide(rounded<T>(float(x))); }
+inline uint32_t bits_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
 
 template <class T> constexpr Dtype DTYPE = std::is_same_v<T, F16> ? DTYPE_F16 : DTYPE_BF16;
 template <class T> constexpr const char *NAME = std::is_same_v<T, F16> ? "f16" : std::is_same_v<T, BF16> ? "bf16" : "f32";
 
 // Runs one case; what it says in complaints is printed and counts as failure.
 struct Complaints {
+  const std::string &name;  // the case's
   std::string text;
   void operator()(const char *format, ...) __attribute__((format(printf, 2, 3))) {
     char line[256];
@@ -65,7 +89,7 @@ struct Complaints {
   }
 };
 inline void run(const std::string &name, const std::function<void(Complaints &)> &body) {
-  Complaints complaints;
+  Complaints complaints{name, ""};
   body(complaints);
   const bool failed = !complaints.text.empty();
   failed_cases += failed;
@@ -88,7 +112,8 @@ template <class P> void launch(const Entries<P> &entries, const Launch &launch, 
   if (launch.error) return complain("launch refused: %s", launch.error);
   const auto entry = entries.find(launch.kernel);
   if (entry == entries.end()) return complain("no kernel %s", launch.kernel);
-  emu::launch(entry->second, dim3(launch.grid[0], launch.grid[1], launch.grid[2]), dim3(launch.block), launch.shared_bytes, seed, parameters);
+  const std::string wrong = run_kernel(entry->second, launch, parameters, seed, complain.name.c_str());
+  if (!wrong.empty()) complain("%s: %s", launch.kernel, wrong.c_str());
 }
 
 template <class T> void same_bits(const char *what, const std::vector<T> &got, const std::vector<T> &want, Complaints &complain) {

@@ -18,8 +18,8 @@ template <class T> void relayout_case(int batch, int channels, int pixels) {
       for (int c = 0; c < channels; c++)
         for (int p = 0; p < pixels; p++) {
           const size_t from = (size_t(b) * channels + c) * pixels + p, to = (size_t(b) * pixels + p) * channels + c;
-          last[to] = from_float<T>(first[from]);
-          back[from] = to_float(last[to]);
+          last[to] = rounded<T>(first[from]);
+          back[from] = wide(last[to]);
         }
     auto out = unwritten<T>(first.size());
     Relayout p = {first.data(), out.data(), batch, channels, pixels};

@@ -125,10 +125,10 @@ template <class T> void quantise_case(int rows, int channels, Hostile hostile, b
     for (int c = 0; c < channels; c++) {
       if (hostile == ZEROS) row[c] = T{0};
       if (hostile == TINY) row[c] = T{uint16_t(c % 3)};  // subnormal
-      if (hostile == TIES) row[c] = from_float<T>(c == 0 ? 127 : float(c % 254) - 126.5f);  // the scale is 1
+      if (hostile == TIES) row[c] = rounded<T>(c == 0 ? 127 : float(c % 254) - 126.5f);  // the scale is 1
     }
-    if (hostile == WITH_NAN) row[channels / 2] = from_float<T>(NAN);
-    if (hostile == WITH_INFINITY) row[channels - 1] = from_float<T>(-INFINITY);
+    if (hostile == WITH_NAN) row[channels / 2] = rounded<T>(NAN);
+    if (hostile == WITH_INFINITY) row[channels - 1] = rounded<T>(-INFINITY);
     std::vector<int8_t> out(x.size(), 99);
     auto scales = std::vector<float>(rows, -1);
     if (images) {
@@ -144,7 +144,7 @@ template <class T> void quantise_case(int rows, int channels, Hostile hostile, b
       float largest = 0;
       bool finite = true;
       for (int c = 0; c < channels; c++) {
-        const float v = to_float(x[size_t(r) * channels + c]);
+        const float v = wide(x[size_t(r) * channels + c]);
         finite &= std::isfinite(v);
         largest = std::max(largest, fabsf(v));
       }
@@ -152,7 +152,7 @@ template <class T> void quantise_case(int rows, int channels, Hostile hostile, b
       if (finite && scales[r] != largest / 127) complain("row %d: scale %g, not %g", r, double(scales[r]), double(largest / 127));
       const float inverse = finite && largest > 0 && std::isfinite(127 / largest) ? 127 / largest : 0;
       for (int c = 0; c < channels; c++) {
-        const int want = inverse > 0 ? int(rintf(to_float(x[size_t(r) * channels + c]) * inverse)) : 0;
+        const int want = inverse > 0 ? int(rintf(float(wide(x[size_t(r) * channels + c])) * inverse)) : 0;
         if (out[size_t(r) * channels + c] != want) complain("row %d: %d, not %d", r, out[size_t(r) * channels + c], want);
       }
     }
@@ -166,7 +166,7 @@ template <class T>
 void group_norm_case(int batch, int pixels, int channels, int groups, bool with_silu, double mean, double deviation = 1, bool trough = false) {
   Random random(pixels * 1021 + channels);
   auto x = random_normal<T>(random, size_t(batch) * pixels * channels, deviation);
-  for (size_t i = 0; i < x.size(); i++) x[i] = from_float<T>(float(wide(x[i]) + mean * (1 + int(i % channels) % 3)));
+  for (size_t i = 0; i < x.size(); i++) x[i] = rounded<T>(float(wide(x[i]) + mean * (1 + int(i % channels) % 3)));
   const auto weight = trough ? std::vector<float>(channels, 0.5f) : random_floats(random, channels, -2, 2);
   const auto bias = trough ? std::vector<float>(channels, -1.28f) : random_floats(random, channels, -1, 1);
   const float eps = 1e-5f;
@@ -225,7 +225,7 @@ template <class T> void group_norm_nan() {
   run(text("group_norm_int8 %s with a NaN", NAME<T>), [&](Complaints &complain) {
     Random random(83);
     auto x = random_normal<T>(random, 2 * 40 * 16);
-    x[40 * 16 + 5] = from_float<T>(NAN);
+    x[40 * 16 + 5] = rounded<T>(NAN);
     const std::vector<float> weight(16, 1), bias(16, 0);
     std::vector<int8_t> out(x.size());
     std::vector<float> scales(2, -1);
@@ -245,11 +245,11 @@ template <class T> void finite_case(int count, int bad) {
   run(text("finite %s count %d bad %d", NAME<T>, count, bad), [&](Complaints &complain) {
     Random random(count + bad);
     auto x = random_normal<T>(random, count, 100);
-    for (int i = 0; i < bad; i++) x[(count - 1) / (i + 1)] = from_float<T>(i % 2 ? NAN : -INFINITY);
+    for (int i = 0; i < bad; i++) x[(count - 1) / (i + 1)] = rounded<T>(i % 2 ? NAN : -INFINITY);
     uint32_t largest = 0, not_finite = 0;
     for (T v : x)
-      if (std::isfinite(to_float(v)))
-        largest = std::max(largest, magnitude_bits(to_float(v)));
+      if (std::isfinite(wide(v)))
+        largest = std::max(largest, bits_of(fabsf(float(wide(v)))));
       else
         not_finite++;
     std::vector<uint32_t> sentinel(2, 0);

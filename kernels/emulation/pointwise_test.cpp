@@ -15,7 +15,7 @@ template <class T> void sum_case(int parts, int repeats, int width) {
     const auto b = random_normal<T>(random, size_t(parts) * width, 2);
     std::vector<T> want;
     for (size_t i = 0; i < a.size(); i++)
-      want.push_back(from_float<T>(to_float(a[i]) + to_float(b[i / width / repeats * width + i % width])));
+      want.push_back(rounded<T>(wide(a[i]) + wide(b[i / width / repeats * width + i % width])));
     auto out = unwritten<T>(a.size());
     Sum p = {a.data(), b.data(), out.data(), parts, repeats, width};
     launch(SUMS, launch_add_rows(&p, DTYPE<T>), p, 1, complain);
@@ -30,7 +30,7 @@ template <class T> void activation_case(int count, NonLinearity which) {
   run(text("activation %s count %d which %d", NAME<T>, count, which), [&](Complaints &complain) {
     Random random(count);
     auto x = random_normal<T>(random, count, 4);
-    x[0] = from_float<T>(-60000), x[1] = from_float<T>(60000);
+    x[0] = rounded<T>(-60000), x[1] = rounded<T>(60000);
     std::vector<double> exact, plain;
     for (T v : x) {
       const double d = wide(v), gate = which == GELU ? 0.5 * (1 + erf(d / sqrt(2.0))) : 1 / (1 + exp(which == QUICK_GELU ? -1.702 * d : -d));

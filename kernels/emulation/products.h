@@ -30,7 +30,7 @@ template <class T> struct Epilogue {
     float v = fmaf(float(int32_t(sum)), float(row_scale(i)) * float(col_scale(j)), float(added(j)));
     if (!image_bias.empty()) v += float(image_added(i, j));
     if (!residual.empty()) v += float(residue(i, j));
-    return from_float<T>(v);
+    return rounded<T>(v);
   }
 
   // In f64 (round = identity), or as the plain path has it: rounded to T after each operation.

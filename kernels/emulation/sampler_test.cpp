@@ -57,7 +57,7 @@ static void step_case(int count, int rows, float limit, unsigned zeros, bool hos
       bad += !std::isfinite(sum);
     }
     std::vector<float> got_x0(count, NAN), got_next(count, NAN);
-    std::vector<uint32_t> sentinel = {0, 0}, expected = {__float_as_uint(largest), bad};
+    std::vector<uint32_t> sentinel = {0, 0}, expected = {bits_of(largest), bad};
     const SamplerStep p = {latents.data(), output.data(), previous.data(), zeros >> NEXT_NOISE & 1 ? nullptr : noise.data(), numbers.data(),
                            got_next.data(), got_x0.data(), sentinel.data(), count, rows};
     launch(STEPS, launch_sampler_step(&p), p, 2, complain);

@@ -4,7 +4,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <random>
+#include <utility>
 #include <vector>
 
 int stand_in_product(void *stream, const char *name, std::function<void()> work);  // driver.cpp
@@ -12,6 +14,15 @@ extern "C" {
 int cuStreamIsCapturing(void *stream, int *status);
 int cuMemAllocAsync(unsigned long long *to, size_t bytes, void *stream);
 int cuMemFreeAsync(unsigned long long from, void *stream);
+int cuInit(unsigned flags);
+int cuMemAlloc_v2(unsigned long long *to, size_t bytes);
+int cuModuleLoadData(void **module, const void *image);
+int cuModuleGetFunction(void **function, void *module, const char *name);
+int cuFuncSetAttribute(void *function, int attribute, int value);
+int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y, unsigned block_z,
+                   unsigned shared_bytes, void *stream, void **arguments, void **extra);
+int cuCtxSynchronize();
+int cuGetErrorString(int result, const char **text);
 }
 
 #define CALL extern "C" __attribute__((visibility("default"))) int
@@ -138,13 +149,80 @@ CALL curandGenerateNormal(Handle, float *out, size_t count, float mean, float de
   return 0;
 }
 
-// ---- runtime: kernels that candle links statically register themselves when the program starts ----------------------
+// ---- runtime: what a program that nvcc has linked calls (kernels/device-check), by way of the driver -------------------
+// Kernels register themselves when such a program starts. Some of candle's do, too, and are never launched.
 
-extern "C" __attribute__((visibility("default"))) void **__cudaRegisterFatBinary(void *) {
-  static void *handle = &something;
-  return &handle;
+namespace {
+
+struct Image {
+  const void *const *wrapper;  // magic and version, then the fat binary
+  Handle module = nullptr;
+};
+struct Kernel {
+  Image *image;
+  const char *name;
+  Handle function = nullptr;
+};
+
+// By the address that the host knows a kernel by.
+std::map<const void *, Kernel> &registered() {
+  static std::map<const void *, Kernel> kernels;
+  return kernels;
 }
-extern "C" __attribute__((visibility("default"))) void __cudaRegisterFatBinaryEnd(void **) {}
-extern "C" __attribute__((visibility("default"))) void __cudaUnregisterFatBinary(void **) {}
-extern "C" __attribute__((visibility("default"))) void __cudaRegisterFunction() {}
-extern "C" __attribute__((visibility("default"))) void __cudaRegisterVar() {}
+
+int last_error = 0;
+int told(int error) {
+  if (error) last_error = error;
+  return error;
+}
+
+int find(const void *entry, Handle *function) {
+  constexpr int INVALID_DEVICE_FUNCTION = 98;
+  const auto found = registered().find(entry);
+  if (found == registered().end()) return INVALID_DEVICE_FUNCTION;
+  Kernel &kernel = found->second;
+  if (!kernel.image->module)
+    if (int error = cuModuleLoadData(&kernel.image->module, kernel.image->wrapper[1])) return error;
+  if (!kernel.function)
+    if (int error = cuModuleGetFunction(&kernel.function, kernel.image->module, kernel.name)) return error;
+  *function = kernel.function;
+  return 0;
+}
+
+struct Dim3 {
+  unsigned x, y, z;
+};
+
+}  // namespace
+
+#define REGISTER extern "C" __attribute__((visibility("default")))
+REGISTER void **__cudaRegisterFatBinary(void *wrapper) {
+  return reinterpret_cast<void **>(new Image{static_cast<const void *const *>(wrapper)});
+}
+REGISTER void __cudaRegisterFatBinaryEnd(void **) {}
+REGISTER void __cudaUnregisterFatBinary(void **) {}
+REGISTER void __cudaRegisterFunction(void **image, const void *entry, char *, const char *name) {
+  registered()[entry] = {reinterpret_cast<Image *>(image), name};
+}
+REGISTER void __cudaRegisterVar() {}
+
+CALL cudaMallocManaged(void **to, size_t bytes, unsigned) {
+  if (int error = cuInit(0)) return told(error);
+  return told(cuMemAlloc_v2(reinterpret_cast<unsigned long long *>(to), bytes));
+}
+CALL cudaFuncSetAttribute(const void *entry, int attribute, int value) {
+  Handle function;
+  if (int error = find(entry, &function)) return told(error);
+  return told(cuFuncSetAttribute(function, attribute, value));
+}
+CALL cudaLaunchKernel(const void *entry, Dim3 grid, Dim3 block, void **arguments, size_t shared_bytes, Handle stream) {
+  Handle function;
+  if (int error = find(entry, &function)) return told(error);
+  return told(cuLaunchKernel(function, grid.x, grid.y, grid.z, block.x, block.y, block.z, unsigned(shared_bytes), stream, arguments, nullptr));
+}
+CALL cudaDeviceSynchronize() { return told(cuCtxSynchronize()); }
+CALL cudaGetLastError() { return std::exchange(last_error, 0); }
+extern "C" __attribute__((visibility("default"))) const char *cudaGetErrorString(int error) {
+  const char *text;
+  return cuGetErrorString(error, &text) ? "unrecognized error code" : text;
+}
