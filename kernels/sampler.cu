@@ -8,7 +8,7 @@
 // Memory traffic: each tensor once: 32 bytes a value with guidance and no noise.
 // Replaces: a product and two copies; about a dozen products and sums; four kernels and a copy to the host for NaN.
 // Proof: emulation/sampler_test.cpp, bit for bit with the sums in float32 one after another. Each product is rounded with its
-//   sum only: nvcc would make fmaf of them anyway.
+//   sum only.
 #include "rows.cuh"
 
 KERNEL(POINTWISE_THREADS, 4) model_input(const ModelInput p) {
