@@ -67,6 +67,7 @@ proptest! {
             let runs = free_runs(&taken);
             let most = runs.iter().map(|(_, bytes)| *bytes).max();
             prop_assert_eq!(book.largest().map(|(_, bytes)| bytes), most);
+            prop_assert_eq!(book.free().collect::<Vec<_>>(), runs);
             let mut told: Vec<_> = book.taken().collect();
             told.sort_unstable();
             taken.sort_unstable();
@@ -75,9 +76,11 @@ proptest! {
         for (at, _) in taken {
             book.give(at);
         }
-        for (at, granules) in PIECES {
-            prop_assert!(book.remove(at, granules * GRANULE_BYTES));
-        }
+        let mut all = book.split_free();
         prop_assert_eq!(book.largest(), None);
+        for (at, granules) in PIECES {
+            prop_assert!(all.remove(at, granules * GRANULE_BYTES));
+        }
+        prop_assert_eq!(all.largest(), None);
     }
 }
