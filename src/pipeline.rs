@@ -5,9 +5,7 @@
 //!
 //! Source: huggingface/diffusers, `pipelines/stable_diffusion_xl/` (text-to-image and image-to-image).
 
-use std::panic::resume_unwind;
 use std::sync::OnceLock;
-use std::thread;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -121,13 +119,6 @@ impl Pipeline {
         start: Start,
         observer: &mut dyn Observer,
     ) -> Result<Vec<RgbImage>> {
-        if self.cuda_graph {
-            // candle keeps what a graph's kernels read of the host, and so the device's memory, as long as the thread.
-            return thread::scope(|scope| {
-                let run = scope.spawn(|| self.run(request, start, observer));
-                run.join().unwrap_or_else(|panic| resume_unwind(panic))
-            });
-        }
         // On a worker of the pool, from where an operation hands its parts to other workers without
         // putting a thread to sleep: a sixth of a small model's time otherwise.
         rayon::scope(|_| self.run(request, start, observer))

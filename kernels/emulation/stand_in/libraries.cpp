@@ -16,6 +16,8 @@ int cuMemAllocAsync(unsigned long long *to, size_t bytes, void *stream);
 int cuMemFreeAsync(unsigned long long from, void *stream);
 int cuInit(unsigned flags);
 int cuMemAlloc_v2(unsigned long long *to, size_t bytes);
+int cuDevicePrimaryCtxRetain(void **context, int device);
+int cuCtxSetCurrent(void *context);
 int cuModuleLoadData(void **module, const void *image);
 int cuModuleGetFunction(void **function, void *module, const char *name);
 int cuFuncSetAttribute(void *function, int attribute, int value);
@@ -207,6 +209,8 @@ REGISTER void __cudaRegisterFunction(void **image, const void *entry, char *, co
 REGISTER void __cudaRegisterVar() {}
 
 CALL cudaMallocManaged(void **to, size_t bytes, unsigned) {
+  void *context = nullptr;  // the runtime's first call makes the device's own current
+  cuDevicePrimaryCtxRetain(&context, 0), cuCtxSetCurrent(context);
   if (int error = cuInit(0)) return told(error);
   return told(cuMemAlloc_v2(reinterpret_cast<unsigned long long *>(to), bytes));
 }
