@@ -72,10 +72,17 @@ impl Blocks {
         }
     }
 
-    /// The largest free block: address and bytes.
-    pub fn largest(&self) -> Option<(u64, u64)> {
-        let blocks = self.free.iter().map(|(at, bytes)| (*at, *bytes));
-        blocks.max_by_key(|(_, bytes)| *bytes)
+    /// Takes back a book that was split off, as it is now.
+    pub fn absorb(&mut self, other: Self) {
+        for (at, bytes) in other.free {
+            self.add(at, bytes);
+        }
+        self.taken.extend(other.taken);
+    }
+
+    /// Bytes of the largest free block.
+    pub fn largest(&self) -> u64 {
+        self.free.values().copied().max().unwrap_or(0)
     }
 
     /// Forgets a piece of `bytes` if all of it is free.
@@ -85,11 +92,6 @@ impl Blocks {
             self.free.remove(&at);
         }
         whole
-    }
-
-    /// Blocks that are free: address and bytes.
-    pub fn free(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.free.iter().map(|(at, bytes)| (*at, *bytes))
     }
 
     /// Blocks that are taken: address and bytes.

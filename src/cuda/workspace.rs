@@ -275,8 +275,7 @@ impl Workspace {
     /// Has `bytes` free in one block, if the driver has so much.
     fn reserve(&mut self, bytes: u64) {
         let bytes = bytes.min(MOST_BYTES).next_multiple_of(GRANULE_BYTES);
-        let most = self.blocks.largest().map_or(0, |(_, bytes)| bytes);
-        if bytes > most {
+        if bytes > self.blocks.largest() {
             self.give_back();
             self.add_piece(bytes + GRANULE_BYTES);
         }
@@ -481,18 +480,13 @@ impl Drop for Capturing {
 fn finish(stream: &Arc<CudaStream>) -> Option<Own> {
     of(stream, |space| {
         let Capture {
-            mut blocks,
+            blocks,
             mut touched,
             ..
         } = space.capture.take()?;
-        let left: Vec<_> = blocks.taken().collect();
-        for (at, bytes) in blocks.split_free().free().chain(left.iter().copied()) {
-            space.blocks.add(at, bytes);
-        }
-        if !left.is_empty() {
-            // Somebody has them still.
-            left.iter()
-                .for_each(|(at, bytes)| space.blocks.take_at(*at, *bytes));
+        let kept = blocks.taken().next().is_some();
+        space.blocks.absorb(blocks);
+        if kept {
             return None;
         }
         let mut parts: Vec<(u64, u64)> = Vec::new();
