@@ -932,13 +932,17 @@ fn what_a_cuda_graph_cannot_hold_is_told() {
     let _alone = WATCHED.write();
     type Look = fn(&Tensor, &mut Vec<Tensor>) -> Result<()>;
     let captured = "a step cannot be captured as a CUDA graph";
-    let forbidden: [(&[&str], Look); 3] = [
+    let forbidden: [(&[&str], Look); 4] = [
         (&[captured, "CUDA_ERROR_STREAM_CAPTURE"], |x, _| {
             x.device().synchronize()
         }),
+        (&[captured, "CUDA_ERROR_STREAM_CAPTURE"], |x, _| {
+            x.to_device(&CPU).map(drop)
+        }),
+        // More of the host's than a graph keeps.
         (
-            &[captured, "host/device copies are not permitted"],
-            |x, _| x.to_device(&CPU).map(drop),
+            &[captured, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"],
+            |x, _| (0..5u8).try_for_each(|i| Tensor::new(&[i; 1 << 16], x.device()).map(drop)),
         ),
         // Its memory would be written by every launch.
         (&[captured, "a tensor of the step was kept"], |x, kept| {

@@ -3,8 +3,7 @@
 //!
 //! Nothing runs while the stream is captured, and nothing is allocated: tensors get a part of the workspace that is the
 //! graph's own, at the same addresses in every launch. All of it has to be freed there too, and nothing else may be; nor
-//! may the host wait, or give values that it does not keep (candle keeps what its kernels need of the host's where it is
-//! told).
+//! may the host wait, or give other values in one launch than in another.
 
 use std::sync::Arc;
 
@@ -60,7 +59,6 @@ impl Replay {
     ) -> Result<Vec<Tensor>> {
         let captured = match std::mem::take(&mut self.0) {
             State::New => {
-                let _kept = device.as_cuda_device()?.enable_cuda_graph_htod_cache();
                 let outputs = work(inputs)?;
                 let kept: Vec<_> = outputs.iter().map(Tensor::copy).collect::<Result<_>>()?;
                 // Loads the copy that the capture ends with, too.
@@ -109,14 +107,12 @@ impl Captured {
         device: &Device,
         work: impl FnOnce(&[&Tensor]) -> Result<Vec<Tensor>>,
     ) -> Result<Self> {
-        let cuda = device.as_cuda_device()?;
-        let (stream, _kept) = (cuda.cuda_stream(), cuda.enable_cuda_graph_htod_cache());
+        let stream = device.as_cuda_device()?.cuda_stream();
         let inputs = inputs
             .iter()
             .map(|x| x.copy())
             .collect::<Result<Vec<_>>>()?;
-        let part = workspace::capture(&stream)
-            .ok_or_else(|| Error::msg("this GPU's tensors are not allocated from a workspace"))?;
+        let part = workspace::capture(&stream)?;
         // Of this thread only: others may go on, on other streams, with what a capture forbids.
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).map_err(told)?;
@@ -132,13 +128,11 @@ impl Captured {
         freed.map_err(told)?;
         let graph = graph.map_err(told)?;
         let graph = graph.ok_or_else(|| Error::msg("the driver captured nothing"))?;
-        let own = part.end();
-        let _own = own.ok_or_else(|| Error::msg("a tensor of the step was kept"))?;
         Ok(Self {
             graph,
             inputs,
             outputs,
-            _own,
+            _own: part.end()?,
         })
     }
 

@@ -52,6 +52,7 @@ fn load_all() -> Result<(), String> {
         workspace::install(
             of(c"cuMemAllocAsync")?,
             of(c"cuMemFreeAsync")?,
+            of(c"cuMemcpyHtoDAsync_v2")?,
             of(c"cuStreamDestroy_v2")?,
         )
     };

@@ -6,7 +6,9 @@
 //! be given again at once, since what is asked of it later is done later.
 //!
 //! So the figures are exact and the same on every GPU, a run of known shapes finds the same addresses each time, and a
-//! step that is captured as a graph allocates nothing: what it takes of the workspace stays its own ([`capture`]).
+//! step that is captured as a graph allocates nothing: what it takes of the workspace stays its own ([`capture`]). What
+//! candle would upload in such a step, shapes and strides for its own kernels, becomes a part of that, too: the driver's
+//! `cuMemcpyHtoDAsync` leads here, and a graph reads no memory of the host's.
 //!
 //! With `DARKROOM_CHECK_MEMORY` set, new blocks are filled with NaN and freed ones with other bytes, a granule behind each
 //! block has to stay as it is until that is freed (what a graph does is not looked at), and blocks that are left at the end
@@ -19,12 +21,13 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 
 use candle_core::{Device, Result};
-use cudarc::driver::CudaStream;
 use cudarc::driver::sys::{self, CUcontext, CUdeviceptr, CUresult, CUstream};
+use cudarc::driver::{CudaStream, DriverError};
 
 use super::Driver;
 use super::blocks::Blocks;
 use super::libraries::Jump;
+use super::probe::told;
 use crate::ops::workspace::gpu::GRANULE_BYTES;
 
 /// The driver hands out memory in pages of this.
@@ -35,6 +38,9 @@ const SMALL_BYTES: u64 = 64 << 10;
 
 /// The workspace grows by this at most, where the block that is missing is no larger.
 const AMPLE_BYTES: u64 = 256 << 20;
+
+/// What a captured step may upload, all in all: a hundred bytes or so for each shape that it moves.
+const CONSTANT_BYTES: u64 = 256 << 10;
 
 /// More than any GPU has, and little enough to be added up.
 const MOST_BYTES: u64 = 1 << 48;
@@ -47,33 +53,37 @@ const FENCE: u8 = 0xFD;
 
 type Alloc = unsafe extern "C" fn(*mut CUdeviceptr, usize, CUstream) -> CUresult;
 type Free = unsafe extern "C" fn(CUdeviceptr, CUstream) -> CUresult;
+type Upload = unsafe extern "C" fn(CUdeviceptr, *const c_void, usize, CUstream) -> CUresult;
 type Destroy = unsafe extern "C" fn(CUstream) -> CUresult;
 
 /// The driver's own functions.
 struct Original {
     alloc: Alloc,
     free: Free,
+    upload: Upload,
     destroy: Destroy,
 }
 
 static ORIGINAL: OnceLock<Original> = OnceLock::new();
 
-/// Leads the driver's allocations here.
+/// Leads the driver's allocations and uploads here.
 ///
 /// # Safety
 /// The jumps are those of the driver's functions of these names.
-pub unsafe fn install(to_alloc: Jump, to_free: Jump, to_destroy: Jump) {
+pub unsafe fn install(to_alloc: Jump, to_free: Jump, to_upload: Jump, to_destroy: Jump) {
     // SAFETY: the types are those of cuda.h.
     let original = unsafe {
         Original {
             alloc: std::mem::transmute::<*mut c_void, Alloc>(to_alloc.leads()),
             free: std::mem::transmute::<*mut c_void, Free>(to_free.leads()),
+            upload: std::mem::transmute::<*mut c_void, Upload>(to_upload.leads()),
             destroy: std::mem::transmute::<*mut c_void, Destroy>(to_destroy.leads()),
         }
     };
     if ORIGINAL.set(original).is_ok() {
         to_alloc.lead(alloc as Alloc as *mut c_void);
         to_free.lead(free as Free as *mut c_void);
+        to_upload.lead(upload as Upload as *mut c_void);
         to_destroy.lead(destroy as Destroy as *mut c_void);
         if checked() {
             // SAFETY: a function without conditions.
@@ -171,6 +181,36 @@ struct Capture {
     blocks: Blocks,
     /// Every block that it ever took: address and bytes.
     touched: Vec<(u64, u64)>,
+    constants: Constants,
+}
+
+/// What a captured step uploads: the same in each launch, so it is uploaded once, behind the capture.
+struct Constants {
+    /// A block of [`CONSTANT_BYTES`].
+    at: u64,
+    bytes: Vec<u8>,
+    /// Where in `bytes` an upload lies.
+    offsets: HashMap<Vec<u8>, usize>,
+}
+
+impl Constants {
+    /// Where on the device these bytes will be; nowhere once there is no more room.
+    fn keep(&mut self, upload: &[u8]) -> Option<u64> {
+        let offset = match self.offsets.get(upload) {
+            Some(offset) => *offset,
+            None => {
+                let offset = self.bytes.len().next_multiple_of(size_of::<u64>());
+                if offset + upload.len() > CONSTANT_BYTES as usize {
+                    return None;
+                }
+                self.bytes.resize(offset, 0);
+                self.bytes.extend(upload);
+                self.offsets.insert(upload.into(), offset);
+                offset
+            }
+        };
+        Some(self.at + offset as u64)
+    }
 }
 
 /// The first place for what is large, the last for what is small.
@@ -313,6 +353,37 @@ impl Workspace {
         });
     }
 
+    /// Takes what a capture has touched, and uploads its constants: address and bytes of each part, and the constants.
+    fn own(&mut self, capture: Capture) -> Result<(Vec<(u64, u64)>, u64)> {
+        let (Constants { at, bytes, .. }, mut touched) = (capture.constants, capture.touched);
+        let kept = capture.blocks.taken().next().is_some();
+        self.blocks.absorb(capture.blocks);
+        let uploaded = self.driver(|| {
+            // SAFETY: no more than the block holds.
+            unsafe { (original().upload)(at, bytes.as_ptr().cast(), bytes.len(), self.stream) }
+        });
+        if kept || uploaded != CUresult::CUDA_SUCCESS {
+            self.give(at);
+            uploaded.result().map_err(told)?;
+            candle_core::bail!("a tensor of the step was kept")
+        }
+        let mut parts: Vec<(u64, u64)> = Vec::new();
+        touched.sort_unstable();
+        for (at, bytes) in touched {
+            match parts.last_mut() {
+                Some((from, length)) if at <= *from + *length => {
+                    *length = (*length).max(at + bytes - *from)
+                }
+                _ => parts.push((at, bytes)),
+            }
+        }
+        for (at, bytes) in &parts {
+            self.blocks.take_at(*at, *bytes);
+            self.count(*bytes);
+        }
+        Ok((parts, at))
+    }
+
     fn fill(&self, at: u64, value: u8, bytes: u64) {
         if bytes > 0 {
             // SAFETY: inside a block. An error is of the work before, and is told where that is waited for.
@@ -389,6 +460,29 @@ unsafe extern "C" fn free(at: CUdeviceptr, stream: CUstream) -> CUresult {
     unsafe { (original().free)(at, stream) }
 }
 
+/// `cuMemcpyHtoDAsync`; while a graph is captured, a copy from the graph's own memory.
+unsafe extern "C" fn upload(
+    to: CUdeviceptr,
+    from: *const c_void,
+    bytes: usize,
+    stream: CUstream,
+) -> CUresult {
+    let mut spaces = spaces();
+    let space = spaces.get_mut(&(stream as usize));
+    if let Some(capture) = space.and_then(|space| space.capture.as_mut()) {
+        // SAFETY: what the caller has copied is there.
+        let from = unsafe { std::slice::from_raw_parts(from.cast(), bytes) };
+        return match capture.constants.keep(from) {
+            // SAFETY: inside a block that the graph keeps.
+            Some(from) => unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, stream) },
+            None => CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
+        };
+    }
+    drop(spaces);
+    // SAFETY: the caller's own call.
+    unsafe { (original().upload)(to, from, bytes, stream) }
+}
+
 /// `cuStreamDestroy`: no tensor is left, each of which holds its stream.
 unsafe extern "C" fn destroy(stream: CUstream) -> CUresult {
     drop(spaces().remove(&(stream as usize)));
@@ -449,24 +543,36 @@ pub fn forget_peak(stream: &CudaStream) {
 }
 
 /// Lets all memory that is taken from now on, until [`Capturing::end`], be the captured graph's own.
-pub fn capture(stream: &Arc<CudaStream>) -> Option<Capturing> {
+pub fn capture(stream: &Arc<CudaStream>) -> Result<Capturing> {
     of(stream, |space| {
+        let at = space
+            .take(CONSTANT_BYTES)
+            .map_err(|error| told(DriverError(error)))?;
         space.capture = Some(Capture {
             thread: thread::current().id(),
             blocks: space.blocks.split_free(),
             touched: Vec::new(),
+            constants: Constants {
+                at,
+                bytes: Vec::new(),
+                offsets: HashMap::new(),
+            },
         });
-        Capturing(stream.clone())
+        Ok(Capturing(stream.clone()))
     })
+    .unwrap_or_else(|| candle_core::bail!("this GPU's tensors are not allocated from a workspace"))
 }
 
 /// While a graph is captured.
 pub struct Capturing(Arc<CudaStream>);
 
 impl Capturing {
-    /// The graph's own memory; nothing where a block in it was not freed.
-    pub fn end(self) -> Option<Own> {
-        finish(&self.0)
+    /// The graph's own memory, with all in it that the graph does not write.
+    ///
+    /// # Errors
+    /// A block that was not freed, or what the driver says.
+    pub fn end(self) -> Result<Own> {
+        finish(&self.0).expect("begun, and ended here only")
     }
 }
 
@@ -477,36 +583,14 @@ impl Drop for Capturing {
 }
 
 /// Ends a capture, if one is under way.
-fn finish(stream: &Arc<CudaStream>) -> Option<Own> {
+fn finish(stream: &Arc<CudaStream>) -> Option<Result<Own>> {
     of(stream, |space| {
-        let Capture {
-            blocks,
-            mut touched,
-            ..
-        } = space.capture.take()?;
-        let kept = blocks.taken().next().is_some();
-        space.blocks.absorb(blocks);
-        if kept {
-            return None;
-        }
-        let mut parts: Vec<(u64, u64)> = Vec::new();
-        touched.sort_unstable();
-        for (at, bytes) in touched {
-            match parts.last_mut() {
-                Some((from, length)) if at <= *from + *length => {
-                    *length = (*length).max(at + bytes - *from)
-                }
-                _ => parts.push((at, bytes)),
-            }
-        }
-        for (at, bytes) in &parts {
-            space.blocks.take_at(*at, *bytes);
-            space.count(*bytes);
-        }
-        Some(Own {
+        let capture = space.capture.take()?;
+        Some(space.own(capture).map(|(parts, constants)| Own {
             stream: stream.clone(),
             parts,
-        })
+            constants,
+        }))
     })?
 }
 
@@ -515,6 +599,8 @@ pub struct Own {
     stream: Arc<CudaStream>,
     /// Address and bytes of each part.
     parts: Vec<(u64, u64)>,
+    /// The block of its [`Constants`].
+    constants: u64,
 }
 
 impl Drop for Own {
@@ -524,6 +610,7 @@ impl Drop for Own {
                 space.blocks.give(*at);
                 space.usage.used_bytes -= bytes;
             }
+            space.give(self.constants);
         });
     }
 }

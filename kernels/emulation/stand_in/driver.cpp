@@ -16,7 +16,6 @@
 //   STAND_IN_FAIL=image:N   the N-th module has no image for the device
 //   STAND_IN_FAIL=…:N@capture  counted from the first capture of a stream on
 //   STAND_IN_REPORT=1       at exit, tells how often each kernel ran, what was not freed (then exit status 86)
-//   STAND_IN_KEPT=1         what is not freed is told only
 //   STAND_IN_DRY=1          kernels, products and large copies are counted, not done: for sizes that no CPU computes in time
 #include "table.h"
 
@@ -136,7 +135,7 @@ struct Device {
     fprintf(stderr, "stand-in: %ld launches, %ld copies and fills, %zu bytes at most, %zu allocations of %zu bytes not freed\n",
             all, copies, most_used, allocations.size(), used);
     fflush(nullptr);
-    if (used && !atoi(setting("STAND_IN_KEPT", "0"))) _exit(86);
+    if (used) _exit(86);
   }
 
   // Whether this is the call that goes wrong.
