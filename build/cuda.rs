@@ -39,7 +39,16 @@ pub fn build() -> Result<(), String> {
     let nvcc = nvcc()?;
     let version = run(Command::new(&nvcc).arg("--version"))?;
     let release = release(&version)?;
-    let archs = env::var("DARKROOM_CUDA_ARCHS").unwrap_or_else(|_| known_archs(release));
+    let archs = env::var("DARKROOM_CUDA_ARCHS").unwrap_or_else(|_| {
+        let known = known_archs(release);
+        if known != ARCHS {
+            println!(
+                "cargo:warning=CUDA {}.{} compiles for {known} of {ARCHS}; the rest run from PTX",
+                release.0, release.1
+            );
+        }
+        known
+    });
     let options = options(&archs)?;
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let toolkit = fs::canonicalize(&nvcc).map_err(|e| format!("{}: {e}", nvcc.display()))?;

@@ -317,7 +317,15 @@ impl Pipeline {
                 latents.dims()
             )));
         }
-        Ok(latents.to_dtype(DType::F32)?.to_device(&self.device)?)
+        let latents = latents.to_dtype(DType::F32)?;
+        if latents.device().same_device(&self.device) {
+            return Ok(latents);
+        }
+        // Two devices, be it of one GPU, do not wait for each other.
+        latents.device().synchronize()?;
+        let own = latents.to_device(&self.device)?;
+        self.device.synchronize()?;
+        Ok(own)
     }
 
     /// Stage 3: latents [B, L, h, w] → pixels [B, 3, H, W] around −1…1. One image at a time, since

@@ -63,14 +63,14 @@
 #define EMU_OWN
 #endif
 
-#ifndef __global__  // stand_in/build puts a mark here, to find the kernels
+#ifndef __global__  // stand_in/build puts marks here, to find the kernels and their bounds
 #define __global__
+#define __launch_bounds__(...)
 #endif
 #define __device__
 #define __host__
 #define __forceinline__ inline
 #define __restrict__ __restrict
-#define __launch_bounds__(...)
 #define __align__(n) alignas(n)
 
 struct dim3 {

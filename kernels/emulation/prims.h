@@ -6,7 +6,7 @@
 #include "cuda.h"
 
 #define DEVICE inline
-#define KERNEL(threads, blocks_per_sm) extern "C" __global__ void
+#define KERNEL(threads, blocks_per_sm) extern "C" __global__ void __launch_bounds__(threads, blocks_per_sm)
 #define SEEDED(kind, right, wrong) (emu::bugs.here(emu::kind, __FILE__, __LINE__) ? (wrong) : (right))
 
 inline unsigned char *shared_memory() { return emu::block.shared; }

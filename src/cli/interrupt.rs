@@ -20,7 +20,9 @@ impl Interrupt {
         let seen = flag.clone();
         ctrlc::set_handler(move || {
             if seen.swap(true, Ordering::SeqCst) {
-                std::process::exit(Error::Cancelled.exit_code().into());
+                // Without what is done at exit, which would wait for a GPU's work, or pull the driver from under it.
+                // SAFETY: a function without conditions.
+                unsafe { libc::_exit(Error::Cancelled.exit_code().into()) };
             }
             say("stopping after this step; once more stops at once");
         })

@@ -95,7 +95,8 @@ impl Capture<'_> {
 
 impl Drop for Capture<'_> {
     fn drop(&mut self) {
-        // Nobody is left to tell of an error.
+        // Nobody is left to tell of an error; one from before would keep the capture from being ended.
+        let _ = self.0.context().check_err();
         let _ = self.0.end_capture(CUgraphInstantiate_flags(0));
     }
 }
@@ -113,7 +114,8 @@ impl Captured {
             .map(|x| x.copy())
             .collect::<Result<Vec<_>>>()?;
         let part = workspace::capture(&stream)?;
-        // Of this thread only: others may go on, on other streams, with what a capture forbids.
+        // Of this thread only: others may go on, on other streams, with what a capture forbids; but for waiting for the
+        // whole GPU, which driver.rs keeps them from.
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).map_err(told)?;
         let capture = Capture(&stream);

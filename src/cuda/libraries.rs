@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use super::workspace;
+use super::driver;
 
 include!(concat!(env!("OUT_DIR"), "/libraries.rs"));
 
@@ -38,25 +38,15 @@ fn load_all() -> Result<(), String> {
             }
         }
     }
-    let of = |name: &CStr| {
+    let jump = |name: &CStr| {
         let found = found.get(name).copied();
         found.ok_or_else(|| {
-            format!(
-                "the NVIDIA driver has no {}: it is too old",
-                name.to_string_lossy()
-            )
+            let name = name.to_string_lossy();
+            format!("NVIDIA's libraries here have no {name}: they are too old")
         })
     };
-    // SAFETY: the driver's own functions.
-    unsafe {
-        workspace::install(
-            of(c"cuMemAllocAsync")?,
-            of(c"cuMemFreeAsync")?,
-            of(c"cuMemcpyHtoDAsync_v2")?,
-            of(c"cuStreamDestroy_v2")?,
-        )
-    };
-    Ok(())
+    // SAFETY: the libraries' own functions.
+    unsafe { driver::install(jump) }
 }
 
 /// Where the program goes when it calls a library's function.
@@ -97,9 +87,10 @@ fn open(file: &CStr) -> Result<*mut c_void, String> {
     }
     let named = ["CUDA_HOME", "CUDA_PATH"].map(|name| std::env::var_os(name).map(PathBuf::from));
     let toolkits = named.into_iter().flatten();
+    let name = OsStr::from_bytes(file.to_bytes());
     toolkits
         .chain([PathBuf::from("/usr/local/cuda")])
-        .map(|toolkit| toolkit.join("lib64").join(OsStr::from_bytes(file.to_bytes())))
+        .flat_map(|toolkit| ["lib64", "lib"].map(|folder| toolkit.join(folder).join(name)))
         .filter_map(|path| CString::new(path.into_os_string().into_vec()).ok())
         .map(|path| open(&path))
         .find(|found| !found.is_null())

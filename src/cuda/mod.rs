@@ -6,6 +6,7 @@
 
 mod blocks;
 mod device;
+mod driver;
 mod graph;
 mod kernels;
 pub mod launch;

@@ -1,33 +1,31 @@
 //! The one workspace of a GPU's memory: what tensors are allocated from, in place of the driver.
 //!
 //! candle allocates by the driver's `cuMemAllocAsync` and frees by `cuMemFreeAsync`; on a stream that is adopted, the two
-//! lead here (libraries.rs). Memory is taken from the driver in pieces, best in one ([`set_aside`], by the forecast), and
-//! given back when the stream ends, or when more is needed and they are free. All work is on that one stream, in the order of the calls: a block that is freed can
-//! be given again at once, since what is asked of it later is done later.
+//! lead here (driver.rs). Memory is taken from the driver in pieces, best in one ([`set_aside`], by the forecast), and
+//! given back when the stream ends, or when more is needed and they are free. All work is on that one stream, in the
+//! order of the calls: a block that is freed can be given again at once, since what is asked of it later is done later.
 //!
 //! So the figures are exact and the same on every GPU, a run of known shapes finds the same addresses each time, and a
 //! step that is captured as a graph allocates nothing: what it takes of the workspace stays its own ([`capture`]). What
-//! candle would upload in such a step, shapes and strides for its own kernels, becomes a part of that, too: the driver's
-//! `cuMemcpyHtoDAsync` leads here, and a graph reads no memory of the host's.
+//! candle would upload in such a step, shapes and strides for its own kernels, becomes a part of that, too: a graph reads
+//! no memory of the host's.
 //!
 //! With `DARKROOM_CHECK_MEMORY` set, new blocks are filled with NaN and freed ones with other bytes, a granule behind each
 //! block has to stay as it is until that is freed (what a graph does is not looked at), and blocks that are left at the end
 //! of the process are told. Set to `fail:N`, it lets the N-th block find no memory.
 
 use std::collections::HashMap;
-use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 
 use candle_core::{Device, Result};
-use cudarc::driver::sys::{self, CUcontext, CUdeviceptr, CUresult, CUstream};
+use cudarc::driver::sys::{self, CUcontext, CUresult, CUstream};
 use cudarc::driver::{CudaStream, DriverError};
 
-use super::Driver;
 use super::blocks::Blocks;
-use super::libraries::Jump;
 use super::probe::told;
+use super::{Driver, driver};
 use crate::ops::workspace::gpu::GRANULE_BYTES;
 
 /// The driver hands out memory in pages of this.
@@ -50,51 +48,6 @@ const NEW: u8 = 0xFF;
 const FREED: u8 = 0xFB;
 /// What is behind it.
 const FENCE: u8 = 0xFD;
-
-type Alloc = unsafe extern "C" fn(*mut CUdeviceptr, usize, CUstream) -> CUresult;
-type Free = unsafe extern "C" fn(CUdeviceptr, CUstream) -> CUresult;
-type Upload = unsafe extern "C" fn(CUdeviceptr, *const c_void, usize, CUstream) -> CUresult;
-type Destroy = unsafe extern "C" fn(CUstream) -> CUresult;
-
-/// The driver's own functions.
-struct Original {
-    alloc: Alloc,
-    free: Free,
-    upload: Upload,
-    destroy: Destroy,
-}
-
-static ORIGINAL: OnceLock<Original> = OnceLock::new();
-
-/// Leads the driver's allocations and uploads here.
-///
-/// # Safety
-/// The jumps are those of the driver's functions of these names.
-pub unsafe fn install(to_alloc: Jump, to_free: Jump, to_upload: Jump, to_destroy: Jump) {
-    // SAFETY: the types are those of cuda.h.
-    let original = unsafe {
-        Original {
-            alloc: std::mem::transmute::<*mut c_void, Alloc>(to_alloc.leads()),
-            free: std::mem::transmute::<*mut c_void, Free>(to_free.leads()),
-            upload: std::mem::transmute::<*mut c_void, Upload>(to_upload.leads()),
-            destroy: std::mem::transmute::<*mut c_void, Destroy>(to_destroy.leads()),
-        }
-    };
-    if ORIGINAL.set(original).is_ok() {
-        to_alloc.lead(alloc as Alloc as *mut c_void);
-        to_free.lead(free as Free as *mut c_void);
-        to_upload.lead(upload as Upload as *mut c_void);
-        to_destroy.lead(destroy as Destroy as *mut c_void);
-        if checked() {
-            // SAFETY: a function without conditions.
-            unsafe { libc::atexit(tell_what_is_left) };
-        }
-    }
-}
-
-fn original() -> &'static Original {
-    ORIGINAL.get().expect("set before the jumps led here")
-}
 
 /// What `DARKROOM_CHECK_MEMORY` is set to.
 fn check() -> Option<&'static str> {
@@ -353,14 +306,19 @@ impl Workspace {
         });
     }
 
-    /// Takes what a capture has touched, and uploads its constants: address and bytes of each part, and the constants.
-    fn own(&mut self, capture: Capture) -> Result<(Vec<(u64, u64)>, u64)> {
+    /// Ends the capture, takes what it has touched and uploads its constants: address and bytes of each part, and the
+    /// constants.
+    fn own(&mut self) -> Result<(Vec<(u64, u64)>, u64)> {
+        let capture = self.capture.take().expect("one is under way");
         let (Constants { at, bytes, .. }, mut touched) = (capture.constants, capture.touched);
         let kept = capture.blocks.taken().next().is_some();
         self.blocks.absorb(capture.blocks);
-        let uploaded = self.driver(|| {
-            // SAFETY: no more than the block holds.
-            unsafe { (original().upload)(at, bytes.as_ptr().cast(), bytes.len(), self.stream) }
+        // SAFETY: no more than the block holds; the bytes are there until they are copied.
+        let uploaded = self.driver(|| unsafe {
+            match driver::upload_now(at, &bytes, self.stream) {
+                CUresult::CUDA_SUCCESS => sys::cuStreamSynchronize(self.stream),
+                error => error,
+            }
         });
         if kept || uploaded != CUresult::CUDA_SUCCESS {
             self.give(at);
@@ -432,62 +390,56 @@ extern "C" fn tell_what_is_left() {
     eprintln!("workspace: {blocks} blocks of {bytes} bytes not freed");
 }
 
-/// `cuMemAllocAsync`.
-unsafe extern "C" fn alloc(to: *mut CUdeviceptr, bytes: usize, stream: CUstream) -> CUresult {
-    if let Some(space) = spaces().get_mut(&(stream as usize)) {
-        return match space.take(bytes as u64) {
-            Ok(at) => {
-                // SAFETY: the caller's own word.
-                unsafe { *to = at };
-                CUresult::CUDA_SUCCESS
-            }
-            Err(error) => error,
-        };
-    }
-    // SAFETY: the caller's own call.
-    unsafe { (original().alloc)(to, bytes, stream) }
-}
-
-/// `cuMemFreeAsync`.
-unsafe extern "C" fn free(at: CUdeviceptr, stream: CUstream) -> CUresult {
-    if let Some(space) = spaces().get_mut(&(stream as usize)) {
-        return match space.give(at) {
-            true => CUresult::CUDA_SUCCESS,
-            false => CUresult::CUDA_ERROR_INVALID_VALUE,
-        };
-    }
-    // SAFETY: the caller's own call.
-    unsafe { (original().free)(at, stream) }
-}
-
-/// `cuMemcpyHtoDAsync`; while a graph is captured, a copy from the graph's own memory.
-unsafe extern "C" fn upload(
-    to: CUdeviceptr,
-    from: *const c_void,
-    bytes: usize,
-    stream: CUstream,
-) -> CUresult {
+/// A block of a stream's workspace, where it has one.
+pub(super) fn take(stream: CUstream, bytes: usize) -> Option<std::result::Result<u64, CUresult>> {
     let mut spaces = spaces();
-    let space = spaces.get_mut(&(stream as usize));
-    if let Some(capture) = space.and_then(|space| space.capture.as_mut()) {
-        // SAFETY: what the caller has copied is there.
-        let from = unsafe { std::slice::from_raw_parts(from.cast(), bytes) };
-        return match capture.constants.keep(from) {
-            // SAFETY: inside a block that the graph keeps.
-            Some(from) => unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, stream) },
-            None => CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
-        };
-    }
-    drop(spaces);
-    // SAFETY: the caller's own call.
-    unsafe { (original().upload)(to, from, bytes, stream) }
+    let space = spaces.get_mut(&(stream as usize))?;
+    Some(space.take(bytes as u64))
 }
 
-/// `cuStreamDestroy`: no tensor is left, each of which holds its stream.
-unsafe extern "C" fn destroy(stream: CUstream) -> CUresult {
+/// Frees a block of a stream's workspace, where it has one: whether the block was one.
+pub(super) fn give(stream: CUstream, at: u64) -> Option<bool> {
+    let mut spaces = spaces();
+    let space = spaces.get_mut(&(stream as usize))?;
+    Some(space.give(at))
+}
+
+/// While a stream is captured: where on the device what is uploaded will be, if there is still room.
+pub(super) fn constant(stream: CUstream, upload: &[u8]) -> Option<Option<u64>> {
+    let mut spaces = spaces();
+    let capture = spaces.get_mut(&(stream as usize))?.capture.as_mut()?;
+    Some(capture.constants.keep(upload))
+}
+
+/// Whether a stream is captured.
+pub(super) fn is_captured(stream: CUstream) -> bool {
+    let space = spaces();
+    let space = space.get(&(stream as usize));
+    space.is_some_and(|space| space.capture.is_some())
+}
+
+/// Gives a stream's workspace back: no tensor is left, each of which holds its stream.
+pub(super) fn end(stream: CUstream) {
     drop(spaces().remove(&(stream as usize)));
-    // SAFETY: the caller's own call.
-    unsafe { (original().destroy)(stream) }
+}
+
+/// One capture at a time.
+static CAPTURING: Mutex<()> = Mutex::new(());
+
+/// Keeps captures from beginning, once none is under way; not in a thread that captures.
+pub(super) fn no_capture() -> Option<MutexGuard<'static, ()>> {
+    let here = thread::current().id();
+    let captures = |space: &Workspace| space.capture.as_ref().map(|capture| capture.thread);
+    let own = spaces().values().any(|space| captures(space) == Some(here));
+    (!own).then(|| CAPTURING.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Has the check tell at the end of the process what is left, where it is asked for.
+pub(super) fn tell_at_exit() {
+    if checked() {
+        // SAFETY: a function without conditions.
+        unsafe { libc::atexit(tell_what_is_left) };
+    }
 }
 
 /// Has a stream's tensors allocated here from now on.
@@ -542,8 +494,10 @@ pub fn forget_peak(stream: &CudaStream) {
     });
 }
 
-/// Lets all memory that is taken from now on, until [`Capturing::end`], be the captured graph's own.
+/// Lets all memory that is taken from now on, until [`Capturing::end`], be the captured graph's own. Waits for a capture
+/// in another thread.
 pub fn capture(stream: &Arc<CudaStream>) -> Result<Capturing> {
+    let alone = CAPTURING.lock().unwrap_or_else(PoisonError::into_inner);
     of(stream, |space| {
         let at = space
             .take(CONSTANT_BYTES)
@@ -558,13 +512,19 @@ pub fn capture(stream: &Arc<CudaStream>) -> Result<Capturing> {
                 offsets: HashMap::new(),
             },
         });
-        Ok(Capturing(stream.clone()))
+        Ok(Capturing {
+            stream: stream.clone(),
+            _alone: alone,
+        })
     })
     .unwrap_or_else(|| candle_core::bail!("this GPU's tensors are not allocated from a workspace"))
 }
 
 /// While a graph is captured.
-pub struct Capturing(Arc<CudaStream>);
+pub struct Capturing {
+    stream: Arc<CudaStream>,
+    _alone: MutexGuard<'static, ()>,
+}
 
 impl Capturing {
     /// The graph's own memory, with all in it that the graph does not write.
@@ -572,26 +532,25 @@ impl Capturing {
     /// # Errors
     /// A block that was not freed, or what the driver says.
     pub fn end(self) -> Result<Own> {
-        finish(&self.0).expect("begun, and ended here only")
+        let parts = of(&self.stream, |space| space.own()).expect("begun");
+        let (parts, constants) = parts?;
+        Ok(Own {
+            stream: self.stream.clone(),
+            parts,
+            constants,
+        })
     }
 }
 
 impl Drop for Capturing {
     fn drop(&mut self) {
-        finish(&self.0);
+        of(&self.stream, |space| {
+            if let Some(capture) = space.capture.take() {
+                space.blocks.absorb(capture.blocks);
+                space.give(capture.constants.at);
+            }
+        });
     }
-}
-
-/// Ends a capture, if one is under way.
-fn finish(stream: &Arc<CudaStream>) -> Option<Result<Own>> {
-    of(stream, |space| {
-        let capture = space.capture.take()?;
-        Some(space.own(capture).map(|(parts, constants)| Own {
-            stream: stream.clone(),
-            parts,
-            constants,
-        }))
-    })?
 }
 
 /// What a graph works in: nobody else's until it is dropped.

@@ -6,6 +6,7 @@
 use candle_core::DType;
 
 use crate::ops::int8::Scheme;
+use crate::ops::limits::{GROUP_NORM_CHANNELS, HEAD, INT8_INPUTS, VECTOR};
 use crate::ops::{Activation, Reads};
 
 /// A count, where it is known.
@@ -25,7 +26,7 @@ pub fn linear(
 ) -> Launches {
     match int8 {
         None => in_half(dtype, 1 + usize::from(bias)),
-        Some(_) if !inputs.is_multiple_of(16) => None,
+        Some(_) if !inputs.is_multiple_of(INT8_INPUTS) => None,
         Some(Scheme::W8A8) if reads == Reads::Float => in_half(dtype, 2),
         Some(_) => in_half(dtype, 1),
     }
@@ -60,15 +61,15 @@ pub fn linear_add(
 /// One of more than a pixel, with the sum behind it; under W8A8 two kernels quantise the image, unless
 /// it comes so.
 pub fn conv2d((dtype, reads): (DType, Reads), inputs: usize, int8: Option<Scheme>) -> Launches {
-    let multiplies_int8 = int8 == Some(Scheme::W8A8) && inputs.is_multiple_of(16);
+    let multiplies_int8 = int8 == Some(Scheme::W8A8) && inputs.is_multiple_of(INT8_INPUTS);
     let quantises = multiplies_int8 && reads == Reads::Float;
     in_half(dtype, if quantises { 3 } else { 1 })
 }
 
-/// One kernel for heads of 64. Others: scaling and three changes of layout, two products, softmax in
+/// One kernel for heads of [`HEAD`]. Others: scaling and three changes of layout, two products, softmax in
 /// float32 with a cast on either side, a change of layout.
 pub fn attention(dtype: DType, head: usize) -> Launches {
-    in_half(dtype, if head == 64 { 1 } else { 10 })
+    in_half(dtype, if head == HEAD { 1 } else { 10 })
 }
 
 /// One kernel for heads of 64 and rows as an int8 weight reads them; else the queries' product, and
@@ -81,7 +82,7 @@ pub fn cross_attention(
 ) -> Launches {
     let product = linear(read, inputs, false, int8)?;
     match (int8, read.1, head) {
-        (Some(Scheme::W8A8), Reads::Int8, 64) | (Some(Scheme::W8A16), Reads::Float, 64) => {
+        (Some(Scheme::W8A8), Reads::Int8, HEAD) | (Some(Scheme::W8A16), Reads::Float, HEAD) => {
             Some(product)
         }
         _ => Some(product + attention(read.0, head)?),
@@ -90,20 +91,20 @@ pub fn cross_attention(
 
 /// Statistics, their table, the norm with SiLU.
 pub fn group_norm(dtype: DType, channels: usize, activation: Option<Activation>) -> Launches {
-    let fits = channels.is_multiple_of(8)
-        && channels <= 3072
+    let fits = channels.is_multiple_of(VECTOR)
+        && channels <= GROUP_NORM_CHANNELS
         && matches!(activation, None | Some(Activation::Silu));
     in_half(dtype, 3).filter(|_| fits)
 }
 
 /// Layer norm, GEGLU, or quantisation.
 pub fn rows(dtype: DType, channels: usize) -> Launches {
-    in_half(dtype, 1).filter(|_| channels.is_multiple_of(8))
+    in_half(dtype, 1).filter(|_| channels.is_multiple_of(VECTOR))
 }
 
-/// One kernel for values by eights.
+/// One kernel for values by vectors.
 pub fn activation(dtype: DType, count: usize) -> Launches {
-    in_half(dtype, 1).filter(|_| count.is_multiple_of(8))
+    in_half(dtype, 1).filter(|_| count.is_multiple_of(VECTOR))
 }
 
 /// A sum.
@@ -119,6 +120,8 @@ pub fn relayout(from: DType, to: DType) -> Launches {
 
 /// One copy of both parts, or of each.
 pub fn concat(dtype: DType, channels: [usize; 2]) -> Launches {
-    let one = channels.iter().all(|channels| channels.is_multiple_of(8));
+    let one = channels
+        .iter()
+        .all(|channels| channels.is_multiple_of(VECTOR));
     in_half(dtype, if one { 1 } else { 2 })
 }

@@ -7,6 +7,7 @@ use super::heap::Tensor;
 use super::launches;
 use crate::measure::op::Work;
 use crate::ops::int8::Scheme;
+use crate::ops::limits::HEAD;
 use crate::ops::workspace::{cpu, gpu};
 use crate::ops::{Activation, Padding, Reads, doubles, out_size, work};
 
@@ -227,7 +228,7 @@ pub fn cross_attention(
         Some(Scheme::W8A8) => Reads::Int8,
         _ => Reads::Float,
     };
-    if fused(int8, x) && x.reads() == expected && width / heads == gpu::HEAD {
+    if fused(int8, x) && x.reads() == expected && width / heads == HEAD {
         let mut dims = x.dims().to_vec();
         dims.pop();
         dims.push(width);

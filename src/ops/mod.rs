@@ -19,6 +19,7 @@ mod embedding;
 mod group_norm;
 pub mod int8;
 mod layer_norm;
+pub(crate) mod limits;
 mod linear;
 mod movement;
 pub mod probe;

@@ -35,9 +35,6 @@ pub struct Int8OnGpu {
 
 #[cfg(feature = "cuda")]
 impl Int8OnGpu {
-    /// What the kernels' inputs are a multiple of.
-    const INPUTS: usize = 16;
-
     /// Its inputs: channels of what it is multiplied by.
     pub fn inputs(&self) -> usize {
         self.values.dims().last().copied().unwrap_or(0)
@@ -45,7 +42,7 @@ impl Int8OnGpu {
 
     /// Whether there is a kernel for its inputs in half precision.
     pub fn has_kernel(&self) -> bool {
-        self.inputs().is_multiple_of(Self::INPUTS)
+        self.inputs().is_multiple_of(super::limits::INT8_INPUTS)
     }
 
     /// Whether that kernel multiplies int8 activations.

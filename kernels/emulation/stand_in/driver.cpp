@@ -114,6 +114,8 @@ struct Device {
   size_t used = 0, most_used = 0;
   std::map<std::string, long> launches;
   long copies = 0, graph_launches = 0, graph_kernels = 0;
+  long images[3] = {};             // fat binaries loaded, by what kind of image
+  long events = 0, graphs = 0;  // that there are; captured and executable ones
   Stream default_stream;  // null to callers
   std::set<Stream *> streams = {&default_stream};
 
@@ -131,11 +133,14 @@ struct Device {
     if (!report) return;
     long all = 0;
     for (const auto &[name, times] : launches) fprintf(stderr, "stand-in: %7ld × %s\n", times, name.c_str()), all += times;
+    fprintf(stderr, "stand-in: %ld fat binaries as machine code, %ld as PTX\n", images[2], images[1]);
     if (graph_launches) fprintf(stderr, "stand-in: %ld graphs launched, of %ld kernels in all\n", graph_launches, graph_kernels);
     fprintf(stderr, "stand-in: %ld launches, %ld copies and fills, %zu bytes at most, %zu allocations of %zu bytes not freed\n",
             all, copies, most_used, allocations.size(), used);
+    const long left = long(streams.size()) - 1;
+    if (left || events || graphs) fprintf(stderr, "stand-in: %ld streams, %ld events, %ld graphs not destroyed\n", left, events, graphs);
     fflush(nullptr);
-    if (used) _exit(86);
+    if (used || left || events || graphs) _exit(86);
   }
 
   // Whether this is the call that goes wrong.
@@ -158,6 +163,14 @@ struct Device {
   int forbidden(Capture &capture) {
     if (!capture.graph) return SUCCESS;
     return std::exchange(capture.failed, true) ? CAPTURE_INVALIDATED : CAPTURE_UNSUPPORTED;
+  }
+  // What waits for all of a GPU, and so for what is captured in whatever thread.
+  int wait_for_all() {
+    std::lock_guard lock(mutex);
+    int result = SUCCESS;
+    for (Stream *stream : streams)
+      if (int failed = forbidden(stream->capture)) result = failed;
+    return result ? result : broken;
   }
   // What may not happen in a thread that captures any.
   int forbidden_here() {
@@ -253,15 +266,15 @@ struct Device {
     return broken;
   }
 
-  // Between host and device. The host's memory is pageable: no graph may read or write it later.
+  // Between host and device. A graph reads or writes the host's memory when it is launched, whatever is there then.
   int copy(void *to, const void *from, size_t bytes, Address on_device, Handle stream) {
     std::lock_guard lock(mutex);
     if (int result = enter()) return result;
-    if (int result = stream ? forbidden(capture_of(stream)) : forbidden_here()) return result;
+    if (int result = stream ? SUCCESS : forbidden_here()) return result;
     if (int result = fits(bytes, {on_device})) return result;
     ++copies;
-    if (!dry || bytes <= LARGE_BYTES) memmove(to, from, bytes);
-    return SUCCESS;
+    if (dry && bytes > LARGE_BYTES) return SUCCESS;
+    return perform(capture_of(stream), [=] { memmove(to, from, bytes); });
   }
   int copy(Address to, Address from, size_t bytes, Handle stream) {
     std::lock_guard lock(mutex);
@@ -327,7 +340,7 @@ struct Device {
 
 struct Function {
   std::string name;
-  stand_in::Bind bind;
+  stand_in::Kernel kernel;
   unsigned dynamic_bytes = 48 << 10;
 };
 
@@ -336,22 +349,24 @@ struct Module {
   std::map<std::string, Function *> functions;  // found before: candle asks at every launch
 };
 
-// Whether a fat binary has an image for the device. Its form: a header of 16 bytes (magic, version, header's size,
-// size of what follows), then images, each with a header (kind: 1 PTX, 2 machine code; size of the header at 4, of
+// What kind of image a fat binary has for the device, the best: machine code, PTX, or 0 for none. Its form: a header of 16 bytes (magic, version, header's size,
+// size of what follows), then images, each with a header (kind as below; size of the header at 4, of
 // the image at 8, compute capability in tenths at 28).
-bool has_image(const unsigned char *binary) {
+enum { PTX = 1, MACHINE_CODE = 2 };
+int image_of(const unsigned char *binary) {
   auto number = [](const unsigned char *at, auto value) {
     memcpy(&value, at, sizeof value);
     return value;
   };
   const unsigned char *at = binary + number(binary + 6, uint16_t());
   const unsigned char *const end = at + number(binary + 8, uint64_t());
+  int best = 0;
   while (at < end) {
     const int kind = number(at, uint16_t()), capability = int(number(at + 28, uint32_t()));
-    if (kind == 2 ? device.runs(capability) : device.compiles(capability)) return true;
+    if (kind == MACHINE_CODE ? device.runs(capability) : device.compiles(capability)) best = std::max(best, kind);
     at += number(at + 4, uint32_t()) + number(at + 8, uint64_t());
   }
-  return false;
+  return best;
 }
 
 constexpr uint32_t FAT_BINARY = 0xBA55ED50;
@@ -442,7 +457,7 @@ CALL cuCtxPopCurrent_v2(Handle *context) {
   contexts.pop_back();
   return SUCCESS;
 }
-CALL cuCtxSynchronize() { return device.wait(); }
+CALL cuCtxSynchronize() { return device.wait_for_all(); }
 CALL cuStreamCreate(Handle *stream, unsigned) {
   std::lock_guard lock(device.mutex);
   *stream = *device.streams.insert(new Stream).first;
@@ -471,14 +486,20 @@ CALL cuStreamEndCapture(Handle stream, Handle *graph) {
   *graph = nullptr;
   if (int result = device.end_capture(stream, &captured)) return result;
   *graph = new std::shared_ptr<Graph>(captured);
+  std::lock_guard lock(device.mutex);
+  ++device.graphs;
   return SUCCESS;
 }
 CALL cuGraphInstantiateWithFlags(Handle *executable, Handle graph, unsigned long long) {
   *executable = new std::shared_ptr<Graph>(*static_cast<std::shared_ptr<Graph> *>(graph));
+  std::lock_guard lock(device.mutex);
+  ++device.graphs;
   return SUCCESS;
 }
 CALL cuGraphDestroy(Handle graph) {
   delete static_cast<std::shared_ptr<Graph> *>(graph);
+  std::lock_guard lock(device.mutex);
+  --device.graphs;
   return SUCCESS;
 }
 CALL cuGraphExecDestroy(Handle executable) { return cuGraphDestroy(executable); }
@@ -489,10 +510,14 @@ CALL cuGraphLaunch(Handle executable, Handle stream) { return device.run(**stati
 using Clock = std::chrono::steady_clock;
 CALL cuEventCreate(Handle *event, unsigned) {
   *event = new Clock::time_point(Clock::now());
+  std::lock_guard lock(device.mutex);
+  ++device.events;
   return SUCCESS;
 }
 CALL cuEventDestroy_v2(Handle event) {
   delete static_cast<Clock::time_point *>(event);
+  std::lock_guard lock(device.mutex);
+  --device.events;
   return SUCCESS;
 }
 CALL cuEventRecord(Handle event, Handle stream) {
@@ -532,7 +557,10 @@ CALL cuModuleLoadData(Handle *module, const void *image) {
   uint32_t magic;
   memcpy(&magic, image, sizeof magic);
   if (magic == FAT_BINARY) {
-    if (!has_image(static_cast<const unsigned char *>(image))) return NO_BINARY_FOR_GPU;
+    const int kind = image_of(static_cast<const unsigned char *>(image));
+    if (!kind) return NO_BINARY_FOR_GPU;
+    std::lock_guard lock(device.mutex);
+    ++device.images[kind];
     *module = new Module;
     return SUCCESS;
   }
@@ -572,10 +600,10 @@ CALL cuLaunchKernel(Handle handle, unsigned grid_x, unsigned grid_y, unsigned gr
   if (device.broken) return device.broken;
   const Function &function = *static_cast<Function *>(handle);
   const uint64_t threads = uint64_t(block_x) * block_y * block_z;
-  if (!threads || threads > emu::MAX_THREADS || block_z > 64) return INVALID_VALUE;
+  if (!threads || threads > function.kernel.most_threads || block_z > 64) return INVALID_VALUE;
   if (!grid_x || !grid_y || !grid_z || grid_x > 0x7FFFFFFF || grid_y > emu::MAX_GRID_YZ || grid_z > emu::MAX_GRID_YZ) return INVALID_VALUE;
   if (shared_bytes > function.dynamic_bytes) return INVALID_VALUE;
-  return device.launch(stream, function.name, function.bind(dim3(grid_x, grid_y, grid_z), dim3(block_x, block_y, block_z), shared_bytes, arguments));
+  return device.launch(stream, function.name, function.kernel.bind(dim3(grid_x, grid_y, grid_z), dim3(block_x, block_y, block_z), shared_bytes, arguments));
 }
 
 // A product of cuBLAS, done or recorded.

@@ -59,6 +59,7 @@ void store(void *to, size_t at, int type, float value) {
 }
 
 constexpr int ALLOC_FAILED = 3, INVALID_VALUE = 7, EXECUTION_FAILED = 13, NOT_SUPPORTED = 15;
+constexpr int CURAND_LAUNCH_FAILURE = 201;
 
 struct Blas {
   Handle stream = nullptr;
@@ -82,9 +83,10 @@ CALL cublasCreate_v2(Handle *handle) {
   *handle = new Blas;
   return 0;
 }
+// Waits for the GPU, and fails where that does.
 CALL cublasDestroy_v2(Handle handle) {
   delete static_cast<Blas *>(handle);
-  return 0;
+  return cuCtxSynchronize() ? EXECUTION_FAILED : 0;
 }
 CALL cublasSetStream_v2(Handle handle, Handle stream) {
   *static_cast<Blas *>(handle) = {stream, nullptr};  // back to cuBLAS's own memory, as its documentation says
@@ -141,7 +143,7 @@ CALL curandCreateGenerator(Handle *generator, int) {
   *generator = &something;
   return 0;
 }
-CALL curandDestroyGenerator(Handle) { return 0; }
+CALL curandDestroyGenerator(Handle) { return cuCtxSynchronize() ? CURAND_LAUNCH_FAILURE : 0; }
 CALL curandSetPseudoRandomGeneratorSeed(Handle, unsigned long long) { return 0; }
 CALL curandSetStream(Handle, Handle) { return 0; }
 CALL curandGenerateNormal(Handle, float *out, size_t count, float mean, float deviation) {

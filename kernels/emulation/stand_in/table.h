@@ -1,5 +1,5 @@
 // The kernels that the stand-in driver can launch, by name. Each file of kernels is compiled with an ENTRY line for
-// every kernel in it (build writes them).
+// every kernel in it, with the threads of a block that it is compiled for (build writes them).
 #pragma once
 
 #include "../cuda.h"
@@ -18,8 +18,13 @@ using Work = std::function<void()>;
 // A launch, as cuLaunchKernel has it: arguments[i] points at the i-th parameter, which is copied.
 using Bind = Work (*)(dim3 grid, dim3 block, size_t shared_bytes, void **arguments);
 
-inline std::map<std::string, Bind> &table() {
-  static std::map<std::string, Bind> entries;
+struct Kernel {
+  Bind bind;
+  unsigned most_threads;  // of a block: its launch bound
+};
+
+inline std::map<std::string, Kernel> &table() {
+  static std::map<std::string, Kernel> entries;
   return entries;
 }
 
@@ -38,11 +43,12 @@ Work bind(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_by
 }
 
 struct Entry {
-  Entry(const char *name, Bind bind) { table()[name] = bind; }
+  Entry(const char *name, Kernel kernel) { table()[name] = kernel; }
 };
 
 }  // namespace stand_in
 
-#define ENTRY(kernel) \
+#define ENTRY(kernel, most_threads) \
   static const stand_in::Entry entry_of_##kernel( \
-      #kernel, [](dim3 grid, dim3 block, size_t shared, void **arguments) { return stand_in::bind(kernel, grid, block, shared, arguments); });
+      #kernel, {[](dim3 grid, dim3 block, size_t shared, void **arguments) { return stand_in::bind(kernel, grid, block, shared, arguments); }, \
+                unsigned(most_threads)});

@@ -8,13 +8,8 @@ use super::{dense, device, empty, half, int, pointer};
 use crate::cuda::launch::{self, Dtype};
 use crate::ops::Mask;
 use crate::ops::int8::Scheme;
+use crate::ops::limits::{HEAD, SCORES};
 use crate::ops::weight::Int8OnGpu;
-
-/// The kernel's head dimension.
-const HEAD: usize = 64;
-
-/// Scores held at once where there is no kernel, at most (unless one query's are more).
-const SCORES: usize = 1 << 26;
 
 /// q [B, Nq, heads·d]; k, v [K, Nk, heads·d] → [B, Nq, heads·d], as `ops::attention` has it.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> {

@@ -11,6 +11,7 @@ use crate::ops::Reads;
 use crate::ops::conv2d::{ConvShape, Padding, out_size};
 use crate::ops::doubles;
 use crate::ops::int8::SCALE_BYTES;
+use crate::ops::limits::PATCHES;
 use crate::ops::weight::Weight;
 
 /// Whether the convolution's kernel adds to its product.
@@ -170,7 +171,7 @@ fn launched(
     Ok(out)
 }
 
-/// In the image's own type, channels first.
+/// In the image's own type, channels first, so many rows of the result at once as [`PATCHES`] allow.
 fn by_candle(image: &Tensor, weight: &Tensor, bias: &Tensor, shape: ConvShape) -> Result<Tensor> {
     let ConvShape {
         stride, padding, ..
@@ -181,9 +182,30 @@ fn by_candle(image: &Tensor, weight: &Tensor, bias: &Tensor, shape: ConvShape) -
         .pad_with_zeros(3, padding.left, padding.right)?
         .contiguous()?;
     let weight = weight.permute((0, 3, 1, 2))?.contiguous()?; // [out, in, kernel, kernel]
-    image
-        .conv2d(&weight, 0, stride, 1, 1)? // [B, out, H', W']
-        .permute((0, 2, 3, 1))? // [B, H', W', out]
-        .contiguous()?
-        .broadcast_add(&bias.to_dtype(image.dtype())?)
+    let convolved = |image: &Tensor| {
+        image
+            .conv2d(&weight, 0, stride, 1, 1)? // [B, out, H', W']
+            .permute((0, 2, 3, 1))? // [B, H', W', out]
+            .contiguous()
+    };
+    let (batch, inputs, height, width) = image.dims4()?;
+    let kernel = weight.dim(2)?;
+    let out_height = (height - kernel) / stride + 1;
+    let row = batch * inputs * kernel * kernel * ((width - kernel) / stride + 1);
+    let rows = (PATCHES / row).clamp(1, out_height);
+    let out = match rows == out_height {
+        true => convolved(&image)?,
+        false => {
+            let band = |first: usize| {
+                let rows = rows.min(out_height - first);
+                convolved(&image.narrow(2, first * stride, (rows - 1) * stride + kernel)?)
+            };
+            let bands: Vec<_> = (0..out_height)
+                .step_by(rows)
+                .map(band)
+                .collect::<Result<_>>()?;
+            Tensor::cat(&bands, 1)?
+        }
+    };
+    out.broadcast_add(&bias.to_dtype(out.dtype())?)
 }

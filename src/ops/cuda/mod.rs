@@ -32,10 +32,11 @@ use half::{bf16, f16};
 
 use crate::cuda::launch::{self, Dtype, Pointer};
 use crate::finite::Seen;
+use crate::ops::limits::VECTOR;
 
-/// Whether the kernels' vectors, of eight values, divide so many.
-fn in_eights(count: usize) -> bool {
-    count > 0 && count.is_multiple_of(8)
+/// Whether the kernels' vectors divide so many.
+fn in_vectors(count: usize) -> bool {
+    count > 0 && count.is_multiple_of(VECTOR)
 }
 
 /// Kernels read vectors of this many bytes.

@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Result, Tensor};
 
-use super::{dense, device, empty, half, half_of, in_eights, int, pointer};
+use super::{dense, device, empty, half, half_of, in_vectors, int, pointer};
 use crate::cuda::launch;
 use crate::ops::movement::source;
 
@@ -53,7 +53,7 @@ fn relayout(
 /// a [.., C₁], b [.., C₂] → [.., C₁ + C₂].
 pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let [a_channels, b_channels] = [a.dim(D::Minus1)?, b.dim(D::Minus1)?];
-    let fits = a.dtype() == b.dtype() && in_eights(a_channels) && in_eights(b_channels);
+    let fits = a.dtype() == b.dtype() && in_vectors(a_channels) && in_vectors(b_channels);
     let rows = a.elem_count() / a_channels.max(1);
     let Some(dtype) = half(a).filter(|_| fits && rows > 0) else {
         return Tensor::cat(&[a, b], D::Minus1);

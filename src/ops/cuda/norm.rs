@@ -5,13 +5,8 @@ use candle_core::{D, DType, Result, Tensor};
 use super::int8::Given;
 use super::{dense, device, empty, half, int, pointer};
 use crate::cuda::launch::{self, Dtype};
+use crate::ops::limits::{GROUP_NORM_CHANNELS, VECTOR};
 use crate::ops::{Activation, Moments, Reads};
-
-/// Values that a thread takes at a time: the kernels' channels are a multiple of it.
-const VECTOR: usize = 8;
-
-/// The most channels of the group norm kernels.
-const GROUP_NORM_CHANNELS: usize = 3072;
 
 /// x [.., C] → the same shape, as `reads` says; weight and bias `[C]`.
 pub fn layer_norm(

@@ -3,16 +3,14 @@
 use candle_core::{D, DType, Result, Tensor};
 
 use super::int8::Given;
-use super::{dense, device, empty, half, in_eights, int, pointer};
+use super::{dense, device, empty, half, in_vectors, int, pointer};
 use crate::cuda::launch;
+use crate::ops::limits::INT8_GEGLU_CHANNELS;
 use crate::ops::{Activation, Reads};
-
-/// The most channels of the quantised GEGLU: a row lies in a block's memory.
-const INT8_CHANNELS: usize = 12_280;
 
 /// Applies `which` to every value, in float32.
 pub fn activation(x: &Tensor, which: Activation) -> Result<Tensor> {
-    let Some(dtype) = half(x).filter(|_| in_eights(x.elem_count())) else {
+    let Some(dtype) = half(x).filter(|_| in_vectors(x.elem_count())) else {
         let wide = x.to_dtype(DType::F32)?;
         return match which {
             Activation::Silu => wide.silu()?,
@@ -48,12 +46,12 @@ pub fn geglu(reads: Reads, x: &Tensor) -> Result<Tensor> {
     *last /= 2;
     let channels = *last;
     let rows = x.elem_count() / (2 * channels);
-    let Some(dtype) = half(x).filter(|_| channels.is_multiple_of(8) && rows > 0) else {
+    let Some(dtype) = half(x).filter(|_| in_vectors(channels) && rows > 0) else {
         let halves = x.chunk(2, D::Minus1)?;
         return halves[0].contiguous()? * activation(&halves[1].contiguous()?, Activation::Gelu)?;
     };
     let x = dense(x)?;
-    let reads = match channels <= INT8_CHANNELS {
+    let reads = match channels <= INT8_GEGLU_CHANNELS {
         true => reads,
         false => Reads::Float,
     };
@@ -77,7 +75,7 @@ pub fn add(a: &Tensor, b: &Tensor, width: usize) -> Result<Tensor> {
     if a.elem_count() == 0 {
         return Ok(a.clone());
     }
-    if half(a).is_some() && a.dtype() == b.dtype() && in_eights(width) {
+    if half(a).is_some() && a.dtype() == b.dtype() && in_vectors(width) {
         let a = dense(a)?;
         let out = empty(a.shape(), a.dtype(), &a)?;
         add_into(&out, &a, &dense(b)?, width)?;
@@ -91,7 +89,7 @@ pub fn add(a: &Tensor, b: &Tensor, width: usize) -> Result<Tensor> {
 
 /// The same for a sum that nothing else holds yet, in its place.
 pub fn add_in_place(sum: Tensor, b: &Tensor, width: usize) -> Result<Tensor> {
-    match sum.elem_count() > 0 && half(&sum).is_some() && in_eights(width) {
+    match sum.elem_count() > 0 && half(&sum).is_some() && in_vectors(width) {
         true => {
             add_into(&sum, &sum, &dense(b)?, width)?;
             Ok(sum)
@@ -100,7 +98,7 @@ pub fn add_in_place(sum: Tensor, b: &Tensor, width: usize) -> Result<Tensor> {
     }
 }
 
-/// All three dense, of one type, which the kernel knows; `width` is a multiple of 8.
+/// All three dense, of one type, which the kernel knows; `width` is a multiple of the kernels' vectors.
 fn add_into(out: &Tensor, a: &Tensor, b: &Tensor, width: usize) -> Result<()> {
     let Some(dtype) = half(a) else {
         candle_core::bail!("no kernel adds {:?}", a.dtype())

@@ -9,18 +9,16 @@ use candle_core::DType;
 
 use crate::ops::Activation;
 use crate::ops::int8::{Reads, SCALE_BYTES, Scheme};
+use crate::ops::limits::{
+    GROUP_NORM_CHANNELS, GROUP_NORM_CHUNKS, GROUP_NORM_PIXELS, HEAD, INT8_INPUTS, PATCHES, SCORES,
+    VECTOR,
+};
 
 /// Every tensor begins at a multiple of this in a GPU's memory, as the driver's own allocations do, and takes a multiple
 /// of it.
 pub const GRANULE_BYTES: u64 = 512;
 
 const F32: usize = size_of::<f32>();
-
-/// What the int8 kernels' inputs are a multiple of.
-const INPUTS: usize = 16;
-
-/// What other kernels' channels are a multiple of.
-const VECTOR: usize = 8;
 
 /// Whether the kernels know the type.
 pub fn in_half(dtype: DType) -> bool {
@@ -29,7 +27,7 @@ pub fn in_half(dtype: DType) -> bool {
 
 /// Whether a product of an int8 weight has a kernel, which does what stands behind the product, too.
 pub fn int8_kernel(dtype: DType, inputs: usize, int8: Option<Scheme>) -> Option<Scheme> {
-    int8.filter(|_| in_half(dtype) && inputs.is_multiple_of(INPUTS))
+    int8.filter(|_| in_half(dtype) && inputs.is_multiple_of(INT8_INPUTS))
 }
 
 /// x [rows, inputs], of floats or as int8 rows → [rows, outputs].
@@ -90,15 +88,14 @@ pub fn conv2d(
     let weight = taps * inputs * outputs;
     let widened = int8.map_or(0, |_| widening(dtype, weight));
     let (image, out) = (pixels * inputs, images * out_pixels * outputs);
+    // Of more than one band of rows, the image's bands, those of the result, and all of that.
     let patches = images * out_pixels * taps * inputs;
-    F32 * (3 * image).max(image + weight + patches + 3 * out) + widened
+    let held = match patches <= PATCHES {
+        true => patches,
+        false => PATCHES + image,
+    };
+    F32 * (3 * image).max(image + weight + held + 3 * out) + widened
 }
-
-/// Scores held at once where attention has no kernel (`ops::cuda`).
-const SCORES: usize = 1 << 26;
-
-/// The head dimension of the attention kernels.
-pub const HEAD: usize = 64;
 
 /// Queries [.., queries, width] of `rows` images, keys and values of `key_rows`.
 pub fn attention(
@@ -134,13 +131,6 @@ pub fn attention(
     q + turned + scores + cut
 }
 
-/// The most channels of the group norm kernels.
-const GROUP_NORM_CHANNELS: usize = 3072;
-
-/// Chunks of pixels that group norm takes its statistics of (launch.h): at most so many, of at least so many pixels.
-const GROUP_NORM_MAX_CHUNKS: usize = 128;
-const GROUP_NORM_MIN_PIXELS: usize = 32;
-
 /// `images` of `pixels` × `channels`; `given` statistics are not taken.
 pub fn group_norm(
     dtype: DType,
@@ -159,9 +149,7 @@ pub fn group_norm(
         let tensors = if given { 4 } else { 5 };
         return tensors * F32 * images * pixels * channels;
     }
-    let chunk = pixels
-        .div_ceil(GROUP_NORM_MAX_CHUNKS)
-        .max(GROUP_NORM_MIN_PIXELS);
+    let chunk = pixels.div_ceil(GROUP_NORM_CHUNKS).max(GROUP_NORM_PIXELS);
     let statistics = pixels.div_ceil(chunk) * (2 * groups + 2 * channels) + 3 * channels + 1;
     // Weight and bias in float32; with given statistics the table, and what it is made of.
     let of_channels = if given { 8 } else { 2 };
