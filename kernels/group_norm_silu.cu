@@ -160,7 +160,7 @@ template <class T, bool QUANTISED> DEVICE void group_norm_apply(const GroupNorm 
     scale.v[i] = space.table[p.channels + walk.c + i];
     shift.v[i] = space.table[2 * p.channels + walk.c + i];
   }
-  const Quantiser quantiser(QUANTISED ? *space.largest : 0);
+  const Quantiser quantiser = QUANTISED ? Quantiser(*space.largest) : Quantiser();
   for (int pixel = walk.first + walk.side; within(pixel, walk.last); pixel += walk.abreast) {
     const size_t at = image + size_t(pixel) * p.channels + walk.c;
     Eight v = load_eight(static_cast<const T *>(p.x) + at);

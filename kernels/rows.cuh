@@ -41,7 +41,8 @@ DEVICE uint32_t magnitude_bits(const Eight &x) {
 
 // int8 = round(value / scale), ties to even, with scale = largest magnitude / 127.
 struct Quantiser {
-  float scale, inverse;
+  float scale = 0.0f, inverse = 0.0f;
+  Quantiser() = default;  // for a kernel that gives none
   // `largest`: bits of the largest magnitude. Where it is infinite or NaN, so is the scale, and all int8 are 0.
   DEVICE explicit Quantiser(uint32_t largest) {
     const float magnitude = __uint_as_float(largest);

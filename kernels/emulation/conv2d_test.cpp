@@ -42,11 +42,13 @@ int main() {
   };
   both({1, 1, 1, 8, 1, 1, 1, 0, 0, 0, 1, MANY_PROCESSORS});
   both({2, 5, 7, 8, 9, 3, 1, 1, 1, 0, 7, MANY_PROCESSORS});
-  both({1, 5, 6, 4, 10, 3, 1, 1, 1, 0, 5, MANY_PROCESSORS});
-  both({1, 6, 5, 3, 5, 3, 2, 0, 1, 0, 4, MANY_PROCESSORS});
+  both({1, 5, 8, 4, 10, 3, 1, 1, 1, 0, 5, MANY_PROCESSORS, 1});
+  both({2, 6, 5, 3, 5, 3, 2, 0, 1, 0, 7, MANY_PROCESSORS});
   both({2, 6, 5, 8, 6, 3, 1, 1, 1, 1, 4, MANY_PROCESSORS});
   convolution<F16>({1, 4, 5, 8, 7, 3, 1, 1, 1, 0, 0, MANY_PROCESSORS}, 40000);
   both({1, 4, 6, 8, 3, 3, 1, 1, 1, 0, 0, MANY_PROCESSORS, 1});
+  both({2, 8, 10, 8, 67, 3, 1, 1, 1, 0, 7, FEW_PROCESSORS, 1});
+  both({2, 13, 11, 8, 6, 3, 2, 1, 1, 1, 4, FEW_PROCESSORS});
   if (!small_only) {
     both({1, 9, 13, 32, 130, 3, 1, 1, 1, 0, 7, FEW_PROCESSORS});
     both({1, 12, 12, 128, 3, 3, 1, 1, 1, 0, 1, FEW_PROCESSORS});

@@ -12,9 +12,10 @@
 // memory errors and races (in shared and in global memory) as they would see those of real threads.
 //
 // Seeded bugs: every barrier, cp.async wait and bounds check of the kernels is a numbered site, and so is every
-// SEEDED (prims.cuh). EMU_SITES=FILE lists the sites that ran; EMU_BUG=kind:file:line breaks that one: a barrier is
-// left out, a wait lets one more group of copies fly, a bounds check lets one index too many through, and of a SEEDED
-// value or place the wrong one is taken.
+// SEEDED (prims.cuh); a line that several kernels share is a site in each. EMU_SITES=FILE lists the sites that ran;
+// EMU_BUG=kind:file:line@kernel breaks that one, in that kernel only: a barrier is left out, a wait lets one more
+// group of copies fly, a bounds check lets one index too many through, and of a SEEDED value or place the wrong one
+// is taken. Outside of kernels the kernel is `host`.
 //
 // Not emulated: blocks running at the same time, streams, the memory model, time.
 #pragma once
@@ -144,7 +145,7 @@ struct Block {
   unsigned count = 0, alive = 0, arrived = 0, generation = 0;
   const char *file = nullptr;
   int line = 0;
-  char order[2];  // what ThreadSanitizer orders barriers by
+  char order[2], start;  // what ThreadSanitizer orders barriers by, and the block's start
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   unsigned char *shared = nullptr;
@@ -175,33 +176,27 @@ enum Kind { BARRIER, WAIT, BOUND, VALUE, PLACE };
 constexpr const char *KIND_NAMES[] = {"barrier", "wait", "bound", "value", "place"};
 
 struct Bugs {
-  int kind = -1, line = -1;
-  std::string file;
+  std::string kernel = "host";  // that runs; who launches it says so
+  std::string broken = getenv("EMU_BUG") ? getenv("EMU_BUG") : "";
+  int broken_line = atoi(broken.c_str() + broken.rfind(':') + 1);  // to be quick elsewhere
   const char *list = getenv("EMU_SITES");
-  std::set<std::tuple<int, std::string, int>> sites;
+  std::set<std::tuple<int, std::string, int, std::string>> sites;
   static std::string base(const char *path) {
     const char *slash = strrchr(path, '/');
     return slash ? slash + 1 : path;
   }
-  Bugs() {
-    const char *bug = getenv("EMU_BUG");
-    if (!bug) return;
-    std::string s = bug;
-    size_t a = s.find(':'), b = s.rfind(':');
-    for (int k = BARRIER; k <= PLACE; k++)
-      if (s.substr(0, a) == KIND_NAMES[k]) kind = k;
-    file = s.substr(a + 1, b - a - 1);
-    line = atoi(s.c_str() + b + 1);
+  static std::string name(int kind, const std::string &file, int line, const std::string &kernel) {
+    return KIND_NAMES[kind] + (":" + file) + ":" + std::to_string(line) + "@" + kernel;
   }
   ~Bugs() {
     if (!list) return;
     FILE *f = fopen(list, "w");
-    for (auto &[k, name, line] : sites) fprintf(f, "%s:%s:%d\n", KIND_NAMES[k], name.c_str(), line);
+    for (auto &[kind, file, line, kernel] : sites) fprintf(f, "%s\n", name(kind, file, line, kernel).c_str());
     fclose(f);
   }
-  EMU_OWN bool here(int k, const char *path, int at) {
-    if (list) sites.insert({k, base(path), at});
-    return at == line && k == kind && base(path) == file;
+  EMU_OWN bool here(int kind, const char *path, int line) {
+    if (list) sites.insert({kind, base(path), line, kernel});
+    return line == broken_line && name(kind, base(path), line, kernel) == broken;
   }
 };
 inline Bugs bugs;
@@ -258,10 +253,11 @@ EMU_OWN inline void end_thread() {
   back_to_main(true);
 }
 
-inline void fiber_entry() {
+EMU_OWN inline void fiber_entry() {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_finish_switch_fiber(nullptr, &block.main_stack, &block.main_stack_bytes);
 #endif
+  EMU_ACQUIRE(&block.start);
   block.body(block.argument);
   end_thread();
   abort();
@@ -343,8 +339,10 @@ inline void copy_commit() {
 }
 
 inline void copy_wait(unsigned in_flight, const char *file, int line) {
-  if (bugs.here(WAIT, file, line)) ++in_flight;
   auto &groups = current->groups;
+  // A wait for nothing, where a kernel fills its tiles by plain stores, is no site.
+  const bool any = std::any_of(groups.begin(), groups.end(), [](auto &group) { return !group.empty(); });
+  if (any && bugs.here(WAIT, file, line)) ++in_flight;
   while (groups.size() > in_flight) {
     for (const Copy &c : groups.front()) {
       if (c.bytes) memcpy(c.to, c.from, c.bytes);
@@ -380,11 +378,9 @@ EMU_OWN inline void run_block(size_t shared_bytes, uint64_t &seed, std::vector<u
     void **top = reinterpret_cast<void **>(t.stack + STACK_BYTES - 64);
     *top = reinterpret_cast<void *>(fiber_entry);  // where the first switch returns to
     t.sp = top - 6;
-#ifdef __SANITIZE_THREAD__
-    t.tsan = __tsan_create_fiber(0);
-#endif
     order[i] = i;
   }
+  EMU_RELEASE(&block.start);  // what came before the block, to fiber_entry
   while (block.alive) {
     if (seed)
       for (unsigned i = block.count; i > 1; i--) std::swap(order[i - 1], order[next_random(seed) % i]);
@@ -398,9 +394,6 @@ EMU_OWN inline void run_block(size_t shared_bytes, uint64_t &seed, std::vector<u
     if (!progress) die("deadlock: a barrier or warp operation is not reached by all its threads");
   }
   EMU_ACQUIRE(&block);
-#ifdef __SANITIZE_THREAD__
-  for (Thread &t : block.threads) __tsan_destroy_fiber(t.tsan);
-#endif
 #ifdef __SANITIZE_ADDRESS__
   __asan_unpoison_memory_region(block.shared, (shared_bytes + 127) & ~size_t(127));
 #endif
@@ -429,6 +422,11 @@ EMU_OWN inline void run_grid(dim3 grid, dim3 dim, size_t shared_bytes, uint64_t 
     stacks.push_back(static_cast<char *>(stack) + GUARD_BYTES);
   }
   for (unsigned i = 0; i < block.count; i++) block.threads[i].stack = stacks[i];
+#ifdef __SANITIZE_THREAD__
+  static std::vector<void *> fibers;  // kept, too: to make and end them takes most of the time
+  while (fibers.size() < block.count) fibers.push_back(__tsan_create_fiber(0));
+  for (unsigned i = 0; i < block.count; i++) block.threads[i].tsan = fibers[i];
+#endif
   std::vector<unsigned> order(block.count);
   for (unsigned z = 0; z < grid.z; z++)
     for (unsigned y = 0; y < grid.y; y++)

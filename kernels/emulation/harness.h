@@ -1,7 +1,7 @@
 // What the kernels' tests share: random values, launches through launch.h, references in f64, comparisons.
 //
-// A test program includes one kernel's .cu. It prints a line for each case and exits 1 if any failed.
-// EMU_SMALL=1 leaves out the large shapes (for ThreadSanitizer and for seeded bugs).
+// A test program includes its kernels' .cu. It prints a line for each case and exits 1 if any failed.
+// EMU_SMALL=1 leaves out the large shapes (for ThreadSanitizer and for seeded bugs); small ones have to reach every kernel.
 #pragma once
 
 #include "../prims.cuh"
@@ -21,6 +21,7 @@ template <class T> T rounded(float x) { return from_float<T>(x); }
 
 // Runs a kernel, and says what went wrong. The emulation ends the program instead.
 template <class P> std::string run_kernel(void (*kernel)(P), const Launch &launch, const P &parameters, uint64_t seed, const char *) {
+  emu::bugs.kernel = launch.kernel;
   emu::launch(kernel, dim3(launch.grid[0], launch.grid[1], launch.grid[2]), dim3(launch.block), launch.shared_bytes, seed, parameters);
   return "";
 }
@@ -95,6 +96,7 @@ inline void run(const std::string &name, const std::function<void(Complaints &)>
   failed_cases += failed;
   printf("%s %s%s\n", failed ? "FAILED" : "ok", name.c_str(), complaints.text.c_str());
   fflush(stdout);
+  if (failed && getenv("EMU_BUG")) exit(1);  // noticed
 }
 inline std::string text(const char *format, ...) __attribute__((format(printf, 1, 2)));
 inline std::string text(const char *format, ...) {

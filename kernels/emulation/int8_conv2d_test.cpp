@@ -45,6 +45,8 @@ int main() {
   both({1, 6, 5, 48, 10, 3, 2, 0, 1, 0, 5, MANY_PROCESSORS});
   both({2, 5, 8, 16, 6, 3, 1, 1, 1, 1, 4, MANY_PROCESSORS});
   both({1, 4, 6, 16, 3, 3, 1, 1, 1, 0, 0, MANY_PROCESSORS, 1});
+  both({2, 8, 10, 16, 67, 3, 1, 1, 1, 0, 7, FEW_PROCESSORS, 1});
+  both({2, 13, 11, 16, 6, 3, 2, 1, 1, 1, 4, FEW_PROCESSORS});
   if (!small_only) {
     both({2, 9, 9, 32, 130, 3, 1, 1, 1, 0, 7, FEW_PROCESSORS});
     both({1, 13, 11, 64, 64, 3, 2, 1, 1, 0, 1, FEW_PROCESSORS});

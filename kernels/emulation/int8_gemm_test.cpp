@@ -53,7 +53,9 @@ int main() {
   std::vector<Shape> shapes = {
       {1, 1, 16, 1, false, MANY_PROCESSORS, false},   {3, 5, 48, 7, false, MANY_PROCESSORS, false},
       {65, 66, 208, 5, false, MANY_PROCESSORS, false}, {1, 9, 336, 7, true, MANY_PROCESSORS, false},
-      {67, 35, 80, 3, true, MANY_PROCESSORS, false},
+      {67, 36, 80, 7, true, MANY_PROCESSORS, false},   {130, 67, 208, 7, false, FEW_PROCESSORS, false},
+      {66, 124, 80, 4, false, FEW_PROCESSORS, false},  {70, 67, 208, 7, true, FEW_PROCESSORS, false},
+      {2, 6, 80, 4, true, FEW_PROCESSORS, false},
   };
   const std::vector<Shape> large = {
       {129, 131, 272, 7, false, FEW_PROCESSORS, false}, {130, 126, 96, 6, false, FEW_PROCESSORS, false},

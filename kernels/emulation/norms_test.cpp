@@ -239,6 +239,46 @@ template <class T> void group_norm_nan() {
   });
 }
 
+// ---- ties ------------------------------------------------------------------------------------------------
+
+// Values that lie in the middle of two int8, and 127, so that the scale is 1: exactly, whatever the kernel does before.
+template <class T> void ties() {
+  constexpr int CHANNELS = 264;
+  std::vector<float> values, zeros(CHANNELS, 0);
+  for (int c = 0; c < CHANNELS; c++) values.push_back(c ? float(c % 254) - 126.5f : 127);
+  Random random(84);
+  const auto x = random_normal<T>(random, CHANNELS);
+  std::vector<T> values_and_gates;
+  for (float v : values) values_and_gates.push_back(rounded<T>(v / 16));
+  values_and_gates.resize(2 * CHANNELS, rounded<T>(16));  // gelu(16) is 16
+  auto to_even = [&](const char *name, auto kernel) {
+    run(text("%s %s ties", name, NAME<T>), [&](Complaints &complain) {
+      std::vector<int8_t> out(CHANNELS, 99), want;
+      std::vector<float> scale(1, -1);
+      for (float v : values) want.push_back(int8_t(rintf(v)));
+      kernel(out.data(), scale.data(), complain);
+      same_bits("scale", scale, {1}, complain);
+      same_bits("output", out, want, complain);
+    });
+  };
+  to_even("layer_norm_int8", [&](int8_t *out, float *scale, Complaints &complain) {
+    const LayerNorm p = {x.data(), zeros.data(), values.data(), out, scale, 1, CHANNELS, 1e-5f};
+    launch(LAYER_NORMS, launch_layer_norm(&p, DTYPE<T>), p, 2, complain);
+  });
+  to_even("geglu_int8", [&](int8_t *out, float *scale, Complaints &complain) {
+    const Rows p = {values_and_gates.data(), out, scale, 1, CHANNELS};
+    launch(ROWS, launch_geglu(&p, DTYPE<T>), p, 4, complain);
+  });
+  to_even("group_norm_int8", [&](int8_t *out, float *scale, Complaints &complain) {
+    GroupNorm p = {x.data(), zeros.data(), values.data(), out, scale, nullptr, 1, 1, CHANNELS, 33, 1e-5f, 0};
+    std::vector<float> workspace(size_t(group_norm_workspace_floats(&p)), NAN);
+    p.workspace = workspace.data();
+    launch(GROUP_NORMS, launch_group_norm_stats(&p, DTYPE<T>), p, 6, complain);
+    launch(GROUP_NORMS, launch_group_norm_table(&p, DTYPE<T>), p, 7, complain);
+    launch(GROUP_NORMS, launch_group_norm_apply(&p, DTYPE<T>), p, 8, complain);
+  });
+}
+
 // ---- sentinel --------------------------------------------------------------------------------------------
 
 template <class T> void finite_case(int count, int bad) {
@@ -276,6 +316,7 @@ template <class T> void all() {
   group_norm_case<T>(1, 40, 16, 2, false, 0, 0.003);
   group_norm_case<T>(2, 40, 16, 2, true, 0, 1, true);
   group_norm_nan<T>();
+  ties<T>();
   finite_case<T>(1, 0);
   finite_case<T>(1003, 3);
   if (small_only) return;

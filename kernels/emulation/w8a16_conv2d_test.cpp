@@ -41,10 +41,12 @@ int main() {
   both({1, 1, 1, 16, 1, 1, 1, 0, 0, 0, 1, MANY_PROCESSORS});
   both({2, 5, 7, 16, 9, 3, 1, 1, 1, 0, 7, MANY_PROCESSORS});
   both({1, 9, 8, 32, 66, 3, 2, 0, 1, 0, 4, MANY_PROCESSORS});
-  both({1, 5, 6, 4, 10, 3, 1, 1, 1, 0, 5, MANY_PROCESSORS});
-  both({1, 6, 5, 24, 5, 3, 2, 1, 1, 0, 0, MANY_PROCESSORS});
+  both({1, 5, 8, 4, 10, 3, 1, 1, 1, 0, 5, MANY_PROCESSORS, 1});
+  both({2, 6, 5, 24, 5, 3, 2, 1, 1, 0, 7, MANY_PROCESSORS});
   both({2, 3, 4, 16, 6, 3, 1, 1, 1, 1, 4, MANY_PROCESSORS});
   both({1, 4, 6, 16, 3, 3, 1, 1, 1, 0, 0, MANY_PROCESSORS, 1});
+  both({2, 8, 10, 16, 67, 3, 1, 1, 1, 0, 7, FEW_PROCESSORS, 1});
+  both({2, 13, 11, 16, 6, 3, 2, 1, 1, 1, 4, FEW_PROCESSORS});
   if (!small_only) {
     both({1, 9, 13, 48, 130, 3, 1, 1, 1, 0, 7, FEW_PROCESSORS});
     both({1, 12, 12, 128, 3, 3, 1, 1, 1, 0, 1, FEW_PROCESSORS});

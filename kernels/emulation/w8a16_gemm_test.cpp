@@ -42,7 +42,11 @@ int main() {
   both(1, 1, 16, 1, false, MANY_PROCESSORS);
   both(3, 5, 48, 7, false, MANY_PROCESSORS);
   both(65, 66, 112, 5, false, MANY_PROCESSORS);
-  both(66, 35, 80, 3, true, MANY_PROCESSORS);
+  both(66, 35, 80, 7, true, MANY_PROCESSORS);
+  both(130, 67, 112, 7, false, FEW_PROCESSORS);
+  both(66, 124, 48, 4, false, FEW_PROCESSORS);
+  both(70, 67, 112, 7, true, FEW_PROCESSORS);
+  for (int processors : {MANY_PROCESSORS, FEW_PROCESSORS}) both(2, 6, 48, 4, true, processors);
   if (!small_only) {
     both(129, 131, 176, 7, false, FEW_PROCESSORS);
     both(131, 66, 144, 5, true, FEW_PROCESSORS);
