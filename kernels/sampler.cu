@@ -5,7 +5,7 @@
 //   step serves every timestep.
 // Shapes: model_input: latents [count] → [rows, count], each row latents · scale. sampler_step: latents, previous x0, noise
 //   [count], output [rows, count] (two rows: negative, positive) → next latents, x0 [count], two words (launch.h).
-// Memory traffic: each tensor once: 32 bytes a value with guidance and no noise.
+// Memory traffic: each tensor once: 24 bytes a value with guidance and no noise.
 // Replaces: a product and two copies; about a dozen products and sums; four kernels and a copy to the host for NaN.
 // Proof: emulation/sampler_test.cpp, bit for bit with the sums in float32 one after another. Each product is rounded with its
 //   sum only.
