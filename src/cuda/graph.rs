@@ -68,6 +68,9 @@ impl Replay {
             }
             State::Warm(outputs) => {
                 Captured::new(inputs, outputs, device, work).map_err(|error| {
+                    if device.synchronize().is_err() {
+                        return error; // the GPU's, of whatever is done
+                    }
                     let problem = first_line(&error);
                     Error::msg(format!(
                         "a step cannot be captured as a CUDA graph: {problem}; leave --cuda-graph out"
