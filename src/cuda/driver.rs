@@ -95,8 +95,8 @@ unsafe extern "C" fn upload(
     let values = unsafe { std::slice::from_raw_parts(from.cast(), bytes) };
     match workspace::constant(stream, values) {
         // SAFETY: inside a block that the graph keeps.
-        Some(Some(from)) => unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, stream) },
-        Some(None) => CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
+        Some(Ok(from)) => unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, stream) },
+        Some(Err(error)) => error,
         // SAFETY: the caller's own call.
         None => unsafe { (original().upload)(to, from, bytes, stream) },
     }

@@ -62,7 +62,7 @@ const size_t darkroom_layout_model_input[] = {sizeof(OF), AT(latents), AT(number
 const size_t darkroom_layout_sampler_step[] = {sizeof(OF),   AT(latents), AT(output), AT(previous_x0), AT(noise), AT(numbers),
                                                AT(next),     AT(x0),      AT(sentinel), AT(count),     AT(rows)};
 const size_t darkroom_step_numbers = STEP_NUMBERS;
-const size_t darkroom_group_norm_limits[] = {GROUP_NORM_MAX_CHANNELS, GROUP_NORM_MAX_CHUNKS, GROUP_NORM_MIN_PIXELS};
+const size_t darkroom_limits[] = {HEAD_DIM, VECTOR, GROUP_NORM_MAX_CHANNELS, GROUP_NORM_MAX_CHUNKS, GROUP_NORM_MIN_PIXELS};
 #undef OF
 #define OF Launch
 const size_t darkroom_layout_launch[] = {sizeof(OF), AT(kernel), AT(grid), AT(block), AT(shared_bytes), AT(error)};

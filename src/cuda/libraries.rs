@@ -42,7 +42,11 @@ fn load_all() -> Result<(), String> {
         let found = found.get(name).copied();
         found.ok_or_else(|| {
             let name = name.to_string_lossy();
-            format!("NVIDIA's libraries here have no {name}: they are too old")
+            let (major, minor) = super::kernels::TOOLKIT;
+            format!(
+                "NVIDIA's libraries here are too old, they have no {name}; this program needs a driver for CUDA \
+                 {major}.{minor} or later"
+            )
         })
     };
     // SAFETY: the libraries' own functions.

@@ -217,9 +217,10 @@ impl Workspace {
 
     /// Whether the block was one.
     fn give(&mut self, at: u64) -> bool {
+        // Another thread's blocks are older than the capture.
         let blocks = match &mut self.capture {
-            Some(capture) => &mut capture.blocks,
-            None => &mut self.blocks,
+            Some(capture) if capture.thread == thread::current().id() => &mut capture.blocks,
+            _ => &mut self.blocks,
         };
         let Some(length) = blocks.give(at) else {
             return false;
@@ -404,11 +405,18 @@ pub(super) fn give(stream: CUstream, at: u64) -> Option<bool> {
     Some(space.give(at))
 }
 
-/// While a stream is captured: where on the device what is uploaded will be, if there is still room.
-pub(super) fn constant(stream: CUstream, upload: &[u8]) -> Option<Option<u64>> {
+/// While a stream is captured: where on the device what is uploaded will be.
+pub(super) fn constant(
+    stream: CUstream,
+    upload: &[u8],
+) -> Option<std::result::Result<u64, CUresult>> {
     let mut spaces = spaces();
     let capture = spaces.get_mut(&(stream as usize))?.capture.as_mut()?;
-    Some(capture.constants.keep(upload))
+    if capture.thread != thread::current().id() {
+        return Some(Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD));
+    }
+    let kept = capture.constants.keep(upload);
+    Some(kept.ok_or(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED))
 }
 
 /// Whether a stream is captured.

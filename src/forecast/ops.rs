@@ -200,7 +200,10 @@ impl Conv {
             Processor::Cpu { threads } => {
                 cpu::conv2d(read, counts, taps, sizes, pointwise, int8, threads)
             }
-            Processor::Gpu => gpu::conv2d(read, counts, taps, sizes, pointwise, int8),
+            Processor::Gpu => {
+                let counts = (pixels, batch, [out_height, out_width]);
+                gpu::conv2d(read, counts, taps, sizes, pointwise, int8)
+            }
         };
         image.heap().run(work, workspace, dims, image.dtype())
     }

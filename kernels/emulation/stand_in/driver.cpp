@@ -4,9 +4,9 @@
 // It is stricter than a GPU where a GPU would be lenient: new memory is NaN, freed memory is scribbled over, memory
 // past an allocation's end is checked when it is freed, and a launch over the limits of sm_86 fails.
 //
-// While a stream is captured, nothing runs on it: kernels, products, copies within the device and fills become a graph;
-// whatever else uses the stream, or waits for the device from the thread that captures, makes an error of the capture. So
-// does an allocation, which a GPU's driver would make a node of the graph: darkroom's graphs are to have none.
+// While a stream is captured, nothing runs on it: kernels, products, copies and fills become a graph. Who waits for the
+// stream, or in whatever thread for the device, makes an error of the capture. So does an allocation, which a GPU's driver
+// would make a node of the graph: darkroom's graphs are to have none.
 //
 // The environment says what device it is, and what goes wrong:
 //   STAND_IN_DEVICES=1 STAND_IN_CAPABILITY=8.6 STAND_IN_DRIVER=version (the toolkit's) STAND_IN_MEMORY=bytes

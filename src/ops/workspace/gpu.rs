@@ -61,11 +61,11 @@ fn widening(dtype: DType, values: usize) -> usize {
     4 * F32 * values + dtype.size_in_bytes() * values
 }
 
-/// Images of `pixels` (of all of them, and of one once convolved) by a kernel of `taps`; `pointwise` is a kernel of
-/// one, stride 1, no padding.
+/// Images of `pixels` in all, each `out_height` by `out_width` once convolved, by a kernel of `taps`; `pointwise` is a
+/// kernel of one, stride 1, no padding.
 pub fn conv2d(
     (dtype, reads): (DType, Reads),
-    (pixels, images, out_pixels): (usize, usize, usize),
+    (pixels, images, [out_height, out_width]): (usize, usize, [usize; 2]),
     taps: usize,
     (inputs, outputs): (usize, usize),
     pointwise: bool,
@@ -87,12 +87,12 @@ pub fn conv2d(
     // and its two changes of layout.
     let weight = taps * inputs * outputs;
     let widened = int8.map_or(0, |_| widening(dtype, weight));
-    let (image, out) = (pixels * inputs, images * out_pixels * outputs);
+    let (image, out) = (pixels * inputs, images * out_height * out_width * outputs);
     // Of more than one band of rows, the image's bands, those of the result, and all of that.
-    let patches = images * out_pixels * taps * inputs;
-    let held = match patches <= PATCHES {
-        true => patches,
-        false => PATCHES + image,
+    let row = images * out_width * taps * inputs;
+    let held = match out_height * row <= PATCHES {
+        true => out_height * row,
+        false => PATCHES.max(row) + image,
     };
     F32 * (3 * image).max(image + weight + held + 3 * out) + widened
 }
